@@ -1,0 +1,2 @@
+//! The program `aded`.
+fn main() {}
