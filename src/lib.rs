@@ -1,6 +1,9 @@
 //! Adaptive draft-and-verify decoding (ADED) for llama.cpp.
 
+pub mod batch;
+pub mod draft;
 pub mod error;
+pub mod model;
 pub mod sampling;
 pub mod token;
 
