@@ -1,0 +1,38 @@
+# From a clean clone to an answer: `make run`. The scripts install what is missing, fetch the model and explain what
+# fails; nothing here depends on the order of goals, and every goal can be repeated.
+
+# rustup puts cargo here, and not every shell's PATH says so.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+step := scripts/step.sh
+build_help := read the first error above; after a change of RUSTFLAGS or compiler: cargo clean -p llama-cpp-sys-2 --release
+test_help := the names of the failed tests stand above; run one alone with: cargo test --release NAME
+
+.DEFAULT_GOAL := help
+.PHONY: help deps models build run test ci clean
+
+help: ## list the goals
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
+
+run: build ## build, fetch the default model and answer one prompt (MODEL=file, PROMPT=text, ARGS=flags)
+	@scripts/run.sh
+
+test: deps models ## fetch both models and run all tests
+	@$(step) "core tests" "$(test_help)" cargo test --locked --no-default-features
+	@$(step) "engine tests" "$(test_help)" cargo test --locked --release
+
+build: deps ## build target/release/aded for this machine
+	@$(step) build "$(build_help)" cargo build --locked --release
+
+models: ## fetch SmolLM2-135M and Gemma-3-270M into the model store
+	@scripts/deps.sh python
+	@scripts/models.py smollm2 gemma3 >&2
+
+deps: ## install the tools that a build needs and that are missing
+	@scripts/deps.sh build
+
+ci: ## everything that the continuous integration checks
+	@bash .ci/run
+
+clean: ## remove what was built (the models stay)
+	@cargo clean
