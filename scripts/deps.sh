@@ -138,7 +138,7 @@ if [ "$os" = Darwin ] && has brew; then
 elif has apt-get; then
     manager=apt
     list=$(packages apt)
-    command="apt-get install -y --no-install-recommends $list"
+    command="apt-get install -y -q --no-install-recommends $list"
 elif has dnf; then
     manager=dnf
     list=$(packages dnf)
