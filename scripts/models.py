@@ -128,8 +128,9 @@ def download(python, wheel, folder):
     command += ["--disable-pip-version-check", "--dest", str(folder), wheel]
     if not sys.stderr.isatty():
         command.insert(4, "--quiet")
-    # pip refuses to work outside a venv where this is set, though nothing is installed here.
-    environment = dict(os.environ, PIP_REQUIRE_VIRTUALENV="0")
+    # Where this is set, pip refuses to work outside a venv, though nothing is installed here. Its own scratch files go
+    # beside ours: they are large, and removed with them.
+    environment = dict(os.environ, PIP_REQUIRE_VIRTUALENV="0", TMPDIR=str(folder))
     status = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, env=environment).returncode
     found = list(folder.glob("*.whl"))
     if status != 0 or len(found) != 1:
