@@ -3,6 +3,7 @@
 pub mod batch;
 pub mod draft;
 pub mod error;
+pub mod kernels;
 pub mod model;
 pub mod sampling;
 pub mod token;
