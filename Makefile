@@ -6,6 +6,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 
 step := scripts/step.sh
 build_help := read the first error above; after new RUSTFLAGS or a new compiler: cargo clean -p llama-cpp-sys-2 --release
+build = $(step) build "$(build_help)" cargo build --locked --release
 test_help := the names of the failed tests stand above; run one alone with: cargo test --release NAME
 
 .DEFAULT_GOAL := help
@@ -14,22 +15,25 @@ test_help := the names of the failed tests stand above; run one alone with: carg
 help: ## list the goals
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
 
-run: build ## build, fetch the default model and answer one prompt (MODEL=file, PROMPT=text, ARGS=flags)
+run: deps ## build, fetch the default model and answer one prompt (MODEL=file, PROMPT=text, ARGS=flags)
+	@$(build)
 	@scripts/run.sh
 
 test: deps models ## fetch both models and run all tests
 	@$(step) "core tests" "$(test_help)" cargo test --locked --no-default-features
 	@$(step) "engine tests" "$(test_help)" cargo test --locked --release
 
-build: deps ## build target/release/aded for this machine
-	@$(step) build "$(build_help)" cargo build --locked --release
+build: ## build target/release/aded for this machine
+	@scripts/deps.sh build
+	@$(build)
 
 models: ## fetch SmolLM2-135M and Gemma-3-270M into the model store
-	@scripts/deps.sh python
+	@scripts/deps.sh fetch
 	@scripts/models.py smollm2 gemma3 >&2
 
-deps: ## install the tools that a build needs and that are missing
-	@scripts/deps.sh build
+# Both tasks in one call: whoever lacks root learns of everything at once. A model of one's own needs no download.
+deps: ## install the tools that are missing
+	@scripts/deps.sh build $(if $(MODEL)$(ADED_MODEL),,fetch)
 
 ci: ## everything that the continuous integration checks
 	@bash .ci/run

@@ -1,19 +1,17 @@
 #!/usr/bin/env bash
-# Checks that the tools of a task are there, and installs the missing ones with apt, dnf or brew. Without root it
+# Checks that the tools of some tasks are there, and installs the missing ones with apt, dnf or brew. Without root it
 # changes nothing and prints the command to run.
 #
-# Usage: scripts/deps.sh [build|python|pip|ci]
+# Usage: scripts/deps.sh TASK...
 #   build   Rust, a C and a C++ compiler, cmake, make, libclang: what llama.cpp and its bindings need
-#   python  python3, which fetches the models
-#   pip     pip for python3, needed only while a model is being fetched
-#   ci      build, python, and the Rust components rustfmt and clippy
+#   fetch   python3 with pip, which fetch the models
+#   lint    the Rust components rustfmt and clippy
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=scripts/lib.sh
 . "$here/lib.sh"
 PATH="$PATH:$HOME/.cargo/bin"
 
-task=${1:-build}
 os=$(uname -s)
 
 has() {
@@ -80,26 +78,24 @@ need() {
     missing="$missing $1"
 }
 
-case "$task" in
-build | ci)
-    check_rust
-    has cc || need cc
-    has c++ || need c++
-    has make || need make
-    has cmake || need cmake
-    has_libclang || need libclang
-    ;;
-esac
-case "$task" in
-python | ci) has python3 || need python3 ;;
-pip)
-    has python3 || need python3
-    has_pip || need pip
-    ;;
-build) ;;
-*) fail "tools" "unknown task '$task'" "one of: build, python, pip, ci" ;;
-esac
-[ "$task" = ci ] && check_rust_components
+for task in "$@"; do
+    case "$task" in
+    build)
+        check_rust
+        has cc || need cc
+        has c++ || need c++
+        has make || need make
+        has cmake || need cmake
+        has_libclang || need libclang
+        ;;
+    fetch)
+        has python3 || need python3
+        has_pip || need pip
+        ;;
+    lint) check_rust_components ;;
+    *) fail "tools" "unknown task '$task'" "some of: build, fetch, lint" ;;
+    esac
+done
 [ -z "$missing" ] && exit 0
 
 # The name of each missing tool in the package manager's own words.

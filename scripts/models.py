@@ -107,19 +107,13 @@ def has_pip(python):
 
 
 def find_pip(scratch):
-    """A Python that has pip: this one, else one in a throw-away venv, else this one after the system's package."""
+    """A Python that has pip: this one, else one in a throw-away venv."""
     if has_pip(sys.executable):
         return sys.executable
-    say("python3 has no pip: trying a throw-away venv")
     python = scratch / "venv/bin/python"
     if quietly([sys.executable, "-m", "venv", str(scratch / "venv")]) and has_pip(str(python)):
         return str(python)
-    # The script says itself what is missing and how to get it.
-    if subprocess.run([str(Path(__file__).parent / "deps.sh"), "pip"]).returncode != 0:
-        sys.exit(1)
-    if not has_pip(sys.executable):
-        raise Failure("python3 has no pip", "install pip for python3 (python3-pip), then run the command again")
-    return sys.executable
+    raise Failure("python3 has neither pip nor venv", "'make deps' installs pip, or says how")
 
 
 def download(python, wheel, folder):

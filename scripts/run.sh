@@ -8,7 +8,6 @@ here=$(cd "$(dirname "$0")" && pwd)
 
 model=${MODEL:-${ADED_MODEL:-}}
 if [ -z "$model" ]; then
-    "$here/deps.sh" python
     model=$("$here/models.py")
 elif [ ! -f "$model" ]; then
     fail "model" "MODEL names '$model', which is not a file" \
