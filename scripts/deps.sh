@@ -47,6 +47,13 @@ has_pip() {
     has python3 && { python3 -m pip --version || python3 -c 'import ensurepip, venv'; } >/dev/null 2>&1
 }
 
+# The compilers, make and libclang of macOS come with these tools, which only a dialogue can install. Without them
+# /usr/bin/cc is there all the same, as a stub that fails.
+check_apple_tools() {
+    [ "$os" != Darwin ] || xcode-select -p >/dev/null 2>&1 || fail "tools" "Apple's command line tools are missing" \
+        "run 'xcode-select --install', then run the command again"
+}
+
 # Rust is not installed by this script: rustup asks questions that are the user's to answer.
 check_rust() {
     local want have
@@ -82,6 +89,7 @@ for task in "$@"; do
     case "$task" in
     build)
         check_rust
+        check_apple_tools
         has cc || need cc
         has c++ || need c++
         has make || need make
@@ -116,16 +124,6 @@ packages() {
         esac
     done | tr '\n' ' ' | sed 's/ $//'
 }
-
-if [ "$os" = Darwin ]; then
-    # The compilers, make and libclang come with Apple's tools, which only a dialogue can install.
-    case "$missing" in
-    *cc* | *c++* | *libclang* | *make\ * | *make)
-        xcode-select -p >/dev/null 2>&1 || fail "tools" "Apple's command line tools are missing ($missing )" \
-            "run 'xcode-select --install', then run the command again"
-        ;;
-    esac
-fi
 
 if [ "$os" = Darwin ] && has brew; then
     manager=brew
