@@ -5,9 +5,11 @@
 
 pub mod calibrate;
 pub mod copy;
+pub mod corpus;
 pub mod overlay;
 pub mod recall;
 pub mod rows;
+pub mod store;
 mod view;
 
 use crate::token::Token;

@@ -1,0 +1,352 @@
+//! The file format of everything that is learnt, and the only place of the core that touches files.
+//!
+//! A file is a row of little-endian 32-bit words:
+//!
+//! | words | meaning |
+//! | --- | --- |
+//! | 0-1 | label `89 41 44 45 44 0D 0A 1A` ("ADED"; the bytes around it betray a transfer in text mode) |
+//! | 2 | byte-order mark `0A0B0C0D` |
+//! | 3 | format version |
+//! | 4 | kind: what the file holds |
+//! | 5 | n_vocab: every token id in the file is below it |
+//! | 6-7 | fingerprint of the tokenizer, low word first |
+//! | 8-9 | length of the whole file in words, low word first |
+//! | 10 | number of sections |
+//! | 11-15 | 0, kept for later |
+//! | 16... | section table: id, 0, first word (low, high), length in words (low, high) |
+//! | ... | the sections, each beginning at a multiple of 16 words, zeros between them |
+//! | last two | checksum over all words before it, low word first |
+//!
+//! A reader skips sections whose id it does not know; so a later version may add sections without a new format version, and a later
+//! kind (what a generation learnt, the calibration) is a new kind number with section ids of its own.
+
+mod replace;
+pub(crate) mod spill;
+
+use std::fmt;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::ops::Range;
+use std::path::Path;
+
+use crate::error::Error;
+
+pub(crate) use replace::replace_file;
+use spill::WordFile;
+
+const LABEL: [u8; 8] = *b"\x89ADED\r\n\x1a";
+const BYTE_ORDER: u32 = 0x0A0B_0C0D;
+const VERSION: u32 = 1;
+const HEADER_WORDS: usize = 16;
+const ENTRY_WORDS: usize = 6;
+const CHECKSUM_WORDS: u64 = 2;
+/// Sections begin at a cache line.
+const ALIGN_WORDS: u64 = 16;
+/// More sections than any kind has; keeps an altered header from asking for gigabytes.
+const MAX_SECTIONS: u32 = 1024;
+const CHUNK_BYTES: usize = 256 * 1024;
+
+/// The largest vocabulary that the tables take: three token ids fit into 63 bits. The largest in use is an eighth of it.
+pub const MAX_VOCAB: u32 = 1 << 21;
+
+/// Identifies a tokenizer: token ids mean the same text exactly if the fingerprints are equal. The caller computes it, for example over
+/// the vocabulary of a GGUF file.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Fingerprint(pub u64);
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// What a file holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    Corpus = 1,
+}
+
+impl Kind {
+    fn name(number: u32) -> String {
+        match number {
+            1 => "a corpus".to_owned(),
+            other => format!("something else (kind {other})"),
+        }
+    }
+}
+
+/// A file in memory, its frame checked: label, version, kind, length, checksum, section table. What the sections hold is for their owner
+/// to check.
+pub(crate) struct Stored {
+    pub(crate) n_vocab: u32,
+    pub(crate) fingerprint: Fingerprint,
+    pub(crate) words: Vec<u32>,
+    sections: Vec<(u32, Range<usize>)>,
+}
+
+impl Stored {
+    /// The words of section `id` as a range of [`words`](Self::words).
+    pub(crate) fn section(&self, id: u32) -> Option<Range<usize>> {
+        self.sections.iter().find(|(section, _)| *section == id).map(|(_, range)| range.clone())
+    }
+}
+
+/// Reads and checks a whole file. `expected` is the tokenizer that the caller's model has; `None` takes any.
+pub(crate) fn load(path: &Path, kind: Kind, expected: Option<Fingerprint>) -> Result<Stored, Error> {
+    let name = path.display().to_string();
+    let cannot = |source| Error::io(format!("cannot read `{name}`"), source);
+    let file = File::open(path).map_err(cannot)?;
+    let meta = file.metadata().map_err(cannot)?;
+    if !meta.is_file() {
+        return Err(Error::format(format!(
+            "cannot read `{name}`: it is not a regular file; give the path of an aded file"
+        )));
+    }
+    read(file, meta.len(), &name, kind, expected)
+}
+
+/// As [`load`], from any reader of `n_bytes` bytes; `name` is for error texts.
+pub(crate) fn read(
+    mut reader: impl Read,
+    n_bytes: u64,
+    name: &str,
+    kind: Kind,
+    expected: Option<Fingerprint>,
+) -> Result<Stored, Error> {
+    let bad = |what: String| Error::format(format!("cannot use `{name}`: {what}"));
+    let mut header = [0u8; HEADER_WORDS * 4];
+    let n_header = read_up_to(&mut reader, &mut header).map_err(|e| Error::io(format!("cannot read `{name}`"), e))?;
+    if n_header == 0 {
+        return Err(bad("it is empty; make it with `aded learn`".into()));
+    }
+    if !header[..n_header].starts_with(&LABEL[..n_header.min(LABEL.len())]) {
+        return Err(bad("it does not begin like an aded file; make one with `aded learn`".into()));
+    }
+    if n_header < header.len() {
+        return Err(bad(format!(
+            "it is truncated: {n_header} bytes, not even a header of {}; learn it again",
+            header.len()
+        )));
+    }
+    let word = |i: usize| u32::from_le_bytes([header[4 * i], header[4 * i + 1], header[4 * i + 2], header[4 * i + 3]]);
+    let wide = |i: usize| u64::from(word(i)) | u64::from(word(i + 1)) << 32;
+    if word(2) != BYTE_ORDER {
+        return Err(bad(format!("its byte-order mark is {:08x}, not {BYTE_ORDER:08x}; learn it again", word(2))));
+    }
+    if word(3) != VERSION {
+        let way_out = if word(3) > VERSION { "update aded, or learn it again with this one" } else { "learn it again" };
+        return Err(bad(format!("its format version is {}, this aded reads version {VERSION}; {way_out}", word(3))));
+    }
+    let n_words = wide(8);
+    if n_words.checked_mul(4) != Some(n_bytes) {
+        let what = if n_words.saturating_mul(4) > n_bytes { "truncated" } else { "altered" };
+        return Err(bad(format!(
+            "it is {what}: {n_bytes} bytes where its header promises {}; learn it again",
+            n_words.saturating_mul(4)
+        )));
+    }
+
+    let words = read_words(&mut reader, &header, n_words, name)?;
+    // The checksum stands before all that follows: an altered byte shall not pass for another kind or another tokenizer.
+    let body = words.len().saturating_sub(CHECKSUM_WORDS as usize).max(HEADER_WORDS.min(words.len()));
+    let mut sum = Checksum::new();
+    sum.add(&words[..body]);
+    let stored = words[body..].iter().rev().fold(0, |sum, &w| sum << 32 | u64::from(w));
+    if sum.value() != stored || words.len() - body != CHECKSUM_WORDS as usize {
+        return Err(bad(format!(
+            "its contents were altered: checksum {:016x}, stored {stored:016x}; learn it again",
+            sum.value()
+        )));
+    }
+    if word(4) != kind as u32 {
+        return Err(bad(format!("it holds {}, not {}", Kind::name(word(4)), Kind::name(kind as u32))));
+    }
+    let n_vocab = word(5);
+    if n_vocab == 0 || n_vocab > MAX_VOCAB {
+        return Err(bad(format!("its vocabulary has {n_vocab} tokens, the limit is {MAX_VOCAB}; learn it again")));
+    }
+    let fingerprint = Fingerprint(wide(6));
+    if let Some(expected) = expected.filter(|&expected| expected != fingerprint) {
+        return Err(bad(format!(
+            "it was learnt with another tokenizer (fingerprint {fingerprint}; this model has {expected}); \
+             learn it again with -m of this model"
+        )));
+    }
+    let sections = section_table(&words, word(10), body as u64).map_err(bad)?;
+    Ok(Stored { n_vocab, fingerprint, words, sections })
+}
+
+fn section_table(words: &[u32], n_sections: u32, end: u64) -> Result<Vec<(u32, Range<usize>)>, String> {
+    let table = HEADER_WORDS as u64..HEADER_WORDS as u64 + u64::from(n_sections) * ENTRY_WORDS as u64;
+    if n_sections > MAX_SECTIONS || table.end > end {
+        return Err(format!("its section table is out of range ({n_sections} sections); learn it again"));
+    }
+    let mut sections = Vec::with_capacity(n_sections as usize);
+    for entry in words[table.start as usize..table.end as usize].chunks_exact(ENTRY_WORDS) {
+        let start = u64::from(entry[2]) | u64::from(entry[3]) << 32;
+        let length = u64::from(entry[4]) | u64::from(entry[5]) << 32;
+        let in_range = start >= table.end && start.checked_add(length).is_some_and(|section_end| section_end <= end);
+        if !in_range {
+            return Err(format!("section {} is out of range ({length} words at {start}); learn it again", entry[0]));
+        }
+        sections.push((entry[0], start as usize..(start + length) as usize));
+    }
+    Ok(sections)
+}
+
+/// Reads the rest of the file in pieces that stay in the cache while they are turned into words: the arrays then lie in memory as they
+/// lie in the file, aligned, on machines of either byte order.
+fn read_words(reader: &mut impl Read, header: &[u8], n_words: u64, name: &str) -> Result<Vec<u32>, Error> {
+    let mut words: Vec<u32> = Vec::new();
+    let room = usize::try_from(n_words).ok().and_then(|n| words.try_reserve_exact(n).ok());
+    if room.is_none() {
+        return Err(Error::format(format!("cannot use `{name}`: {n_words} words do not fit into memory")));
+    }
+    let mut extend = |bytes: &[u8]| words.extend(bytes.as_chunks::<4>().0.iter().map(|&b| u32::from_le_bytes(b)));
+    extend(header);
+    let mut left = n_words.saturating_mul(4).saturating_sub(header.len() as u64);
+    let mut chunk = vec![0u8; CHUNK_BYTES.min(usize::try_from(left).unwrap_or(CHUNK_BYTES))];
+    while left > 0 {
+        let n = chunk.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        reader.read_exact(&mut chunk[..n]).map_err(|e| Error::io(format!("cannot read `{name}`"), e))?;
+        extend(&chunk[..n]);
+        left -= n as u64;
+    }
+    Ok(words)
+}
+
+fn read_up_to(reader: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<usize> {
+    let mut n = 0;
+    while n < buffer.len() {
+        match reader.read(&mut buffer[n..]) {
+            Ok(0) => break,
+            Ok(more) => n += more,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(n)
+}
+
+/// Where the words of a section come from when a file is written.
+pub(crate) enum Words<'a> {
+    Memory(&'a [u32]),
+    File(&'a mut WordFile),
+}
+
+impl Words<'_> {
+    pub(crate) fn len(&self) -> u64 {
+        match self {
+            Words::Memory(words) => words.len() as u64,
+            Words::File(file) => file.len(),
+        }
+    }
+}
+
+/// Writes a whole file to `writer` and says how many bytes it has. `name` is for error texts, `sections` are (id, words); `on_words` hears how many words were written since its last call and
+/// may stop the writing with an error.
+pub(crate) fn write(
+    writer: &mut dyn Write,
+    name: &str,
+    kind: Kind,
+    n_vocab: u32,
+    fingerprint: Fingerprint,
+    sections: &mut [(u32, Words<'_>)],
+    on_words: &mut dyn FnMut(u64) -> Result<(), Error>,
+) -> Result<u64, Error> {
+    let mut at = (HEADER_WORDS + ENTRY_WORDS * sections.len()) as u64;
+    let mut table = Vec::with_capacity(ENTRY_WORDS * sections.len());
+    for (id, words) in sections.iter() {
+        at = at.next_multiple_of(ALIGN_WORDS);
+        let n = words.len();
+        table.extend([*id, 0, at as u32, (at >> 32) as u32, n as u32, (n >> 32) as u32]);
+        at += n;
+    }
+    let n_words = at + CHECKSUM_WORDS;
+    let [l0, l1, l2, l3, l4, l5, l6, l7] = LABEL;
+    let mut header = [0u32; HEADER_WORDS];
+    header[0] = u32::from_le_bytes([l0, l1, l2, l3]);
+    header[1] = u32::from_le_bytes([l4, l5, l6, l7]);
+    header[2] = BYTE_ORDER;
+    header[3] = VERSION;
+    header[4] = kind as u32;
+    header[5] = n_vocab;
+    (header[6], header[7]) = (fingerprint.0 as u32, (fingerprint.0 >> 32) as u32);
+    (header[8], header[9]) = (n_words as u32, (n_words >> 32) as u32);
+    header[10] = sections.len() as u32;
+
+    let mut out =
+        WordWriter { writer, name, sum: Checksum::new(), n_written: 0, bytes: Vec::with_capacity(CHUNK_BYTES) };
+    out.put(&header)?;
+    out.put(&table)?;
+    for (_, words) in sections {
+        let gap = out.n_written.next_multiple_of(ALIGN_WORDS) - out.n_written;
+        out.put(&[0; ALIGN_WORDS as usize][..gap as usize])?;
+        match words {
+            Words::Memory(words) => {
+                for chunk in words.chunks(CHUNK_BYTES / 4) {
+                    out.put(chunk)?;
+                    on_words(chunk.len() as u64)?;
+                }
+            }
+            Words::File(file) => file.read_all(&mut |chunk| {
+                out.put(chunk)?;
+                on_words(chunk.len() as u64)
+            })?,
+        }
+    }
+    let sum = out.sum.value();
+    out.put(&[sum as u32, (sum >> 32) as u32])?;
+    out.writer.flush().map_err(|e| cannot_write(name, e))?;
+    Ok(n_words * 4)
+}
+
+struct WordWriter<'a> {
+    writer: &'a mut dyn Write,
+    name: &'a str,
+    sum: Checksum,
+    n_written: u64,
+    bytes: Vec<u8>,
+}
+
+impl WordWriter<'_> {
+    fn put(&mut self, words: &[u32]) -> Result<(), Error> {
+        self.sum.add(words);
+        self.n_written += words.len() as u64;
+        self.bytes.clear();
+        self.bytes.extend(words.iter().flat_map(|w| w.to_le_bytes()));
+        self.writer.write_all(&self.bytes).map_err(|e| cannot_write(self.name, e))
+    }
+}
+
+fn cannot_write(name: &str, source: std::io::Error) -> Error {
+    Error::io(format!("cannot write `{name}`: the old file, if there was one, is unchanged"), source)
+}
+
+/// A 64-bit sum over words. Every step is a bijection of the state, so one altered word always changes the sum; several cancel out with
+/// a chance of 2^-64. It guards against accidents, not against forgery.
+struct Checksum(u64);
+
+impl Checksum {
+    fn new() -> Self {
+        Self(0x6164_6564_7374_6f72)
+    }
+
+    fn add(&mut self, words: &[u32]) {
+        for &word in words {
+            self.0 = (self.0 ^ u64::from(word)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+        }
+    }
+
+    fn value(&self) -> u64 {
+        self.0
+    }
+}
+
+/// The checksum of a file's words, for tests that forge files.
+#[cfg(test)]
+pub(crate) fn checksum(words: &[u32]) -> u64 {
+    let mut sum = Checksum::new();
+    sum.add(words);
+    sum.value()
+}
