@@ -46,7 +46,7 @@ pub struct Segment {
 }
 
 /// The rows of one decode call. Reused from round to round without allocation.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct DraftBatch {
     rows: Vec<Row>,
     segments: Vec<Segment>,
@@ -55,6 +55,21 @@ pub struct DraftBatch {
     /// Depth-first stack of (node, its parent's row).
     stack: Vec<(NodeId, RowId)>,
     siblings: Vec<NodeId>,
+}
+
+impl Clone for DraftBatch {
+    fn clone(&self) -> Self {
+        let mut copy = Self::default();
+        copy.clone_from(self);
+        copy
+    }
+
+    /// Copies the rows into the memory that is there.
+    fn clone_from(&mut self, other: &Self) {
+        self.rows.clone_from(&other.rows);
+        self.segments.clone_from(&other.segments);
+        self.node.clone_from(&other.node);
+    }
 }
 
 impl DraftBatch {

@@ -1,5 +1,6 @@
 //! The draft: a tree of guessed tokens below the last confirmed token, in flat arrays.
 
+use crate::representative::Source;
 use crate::token::{NodeId, Token};
 
 /// Parent index of a node that hangs directly below the root.
@@ -16,6 +17,8 @@ pub struct DraftTree {
     depth: Vec<u16>,
     /// Probability that the target takes the whole path down to this node: a product along the path, so never above the parent's.
     survival: Vec<f32>,
+    /// The source that was surest of the token, for statistics.
+    source: Vec<Source>,
     first_child: Vec<u32>,
     next_sibling: Vec<u32>,
     root_child: u32,
@@ -37,6 +40,7 @@ impl DraftTree {
             token: Vec::with_capacity(n_nodes),
             depth: Vec::with_capacity(n_nodes),
             survival: Vec::with_capacity(n_nodes),
+            source: Vec::with_capacity(n_nodes),
             first_child: Vec::with_capacity(n_nodes),
             next_sibling: Vec::with_capacity(n_nodes),
             root_child: ROOT,
@@ -52,6 +56,7 @@ impl DraftTree {
         self.token.clear();
         self.depth.clear();
         self.survival.clear();
+        self.source.clear();
         self.first_child.clear();
         self.next_sibling.clear();
         self.root_child = ROOT;
@@ -90,9 +95,51 @@ impl DraftTree {
         self.token.push(token);
         self.depth.push(depth + 1);
         self.survival.push(survival * probability.clamp(0.0, 1.0));
+        self.source.push(Source::default());
         self.first_child.push(ROOT);
         self.next_sibling.push(ROOT);
         NodeId(node)
+    }
+
+    /// Notes which source a node came from.
+    pub fn set_source(&mut self, node: NodeId, source: Source) {
+        self.source[node.0 as usize] = source;
+    }
+
+    /// The source that a node came from.
+    pub fn source(&self, node: NodeId) -> Source {
+        self.source[node.0 as usize]
+    }
+
+    /// Drops the nodes added last until `n_nodes` are left. A prefix of a tree is a tree: parents come before children.
+    pub fn truncate(&mut self, n_nodes: usize) {
+        while self.len() > n_nodes {
+            let node = self.len() as u32 - 1;
+            let parent = self.parent(NodeId(node));
+            let first = self.first_link(parent);
+            if first == node {
+                match parent {
+                    None => self.root_child = ROOT,
+                    Some(p) => self.first_child[p.0 as usize] = ROOT,
+                }
+            } else {
+                let mut link = first;
+                while self.next_sibling[link as usize] != node {
+                    link = self.next_sibling[link as usize];
+                }
+                self.next_sibling[link as usize] = ROOT;
+            }
+            if first != node || parent.is_none() {
+                self.n_leaves -= 1;
+            }
+            self.parent.pop();
+            self.token.pop();
+            self.depth.pop();
+            self.survival.pop();
+            self.source.pop();
+            self.first_child.pop();
+            self.next_sibling.pop();
+        }
     }
 
     /// Number of nodes, the root not counted.
@@ -152,6 +199,11 @@ impl DraftTree {
         })
     }
 
+    /// The survival probabilities of all nodes, in their order.
+    pub fn survivals(&self) -> &[f32] {
+        &self.survival
+    }
+
     /// All nodes, parents before children.
     pub fn nodes(&self) -> impl Iterator<Item = NodeId> + use<> {
         (0..self.parent.len() as u32).map(NodeId)
@@ -164,7 +216,7 @@ impl DraftTree {
 
     /// Bytes held by the arrays.
     pub fn memory_bytes(&self) -> usize {
-        self.parent.capacity() * (4 * size_of::<u32>() + size_of::<u16>() + size_of::<f32>())
+        self.parent.capacity() * (4 * size_of::<u32>() + size_of::<u16>() + size_of::<f32>() + size_of::<Source>())
     }
 
     fn first_link(&self, parent: Option<NodeId>) -> u32 {
@@ -192,5 +244,13 @@ mod tests {
         assert_eq!((tree.depth(c), tree.survival(c)), (2, 0.125));
         assert_eq!(tree.expected_tokens(), 1.0 + 0.5 + 0.25 + 0.125 + 0.5);
         assert_eq!(tree.child(None, Token(9)), None);
+        let whole = tree.clone();
+        tree.truncate(2);
+        assert_eq!((tree.len(), tree.n_leaves()), (2, 1));
+        tree.add(Some(a), Token(3), 0.25);
+        tree.add(None, Token(2), 0.5);
+        assert_eq!(tree, whole, "what was cut can be added again");
+        tree.truncate(0);
+        assert_eq!((tree.len(), tree.n_leaves()), (0, 0));
     }
 }

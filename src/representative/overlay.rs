@@ -1,7 +1,7 @@
 //! What this and earlier generations said: counts of tri-, bi- and uni-grams, bounded and decaying.
 
-use crate::representative::rows::{Row, RowTable, WIDTH, pair_key, token_key};
 use crate::representative::NO_TOKEN;
+use crate::representative::rows::{Row, RowTable, WIDTH, pair_key, token_key};
 use crate::token::Token;
 
 /// Weight of one observation. Weights are fixed-point, so that halving loses little.

@@ -2,8 +2,8 @@
 //!
 //! Every row of a round was paid for; its best few tokens with their probabilities are kept under the last token and under the last two.
 
-use crate::representative::rows::{Row, RowTable, WIDTH, pair_key, token_key};
 use crate::representative::NO_TOKEN;
+use crate::representative::rows::{Row, RowTable, WIDTH, pair_key, token_key};
 use crate::token::Token;
 
 /// The best few tokens of a logits row and their probabilities at temperature 1, likeliest first.

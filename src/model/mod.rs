@@ -1,5 +1,9 @@
 //! What a target model must offer to be sped up. llama.cpp's is `llama::Target`; anybody's own engine works as well.
 
+mod scripted;
+
+pub use scripted::ScriptedModel;
+
 use crate::batch::DraftBatch;
 use crate::error::Error;
 use crate::token::{RowId, Slot};

@@ -1,0 +1,277 @@
+//! What a round costs: a table of measured times by number of rows, learnt while decoding.
+//!
+//! For each number of rows n the time of a round is modelled as (a\[n\] + b\[n\] * used cells) * speed; `speed` follows a machine that
+//! slows down or recovers as a whole. No calibration run: sizes that were never tried get an optimistic guess, so that they are
+//! tried exactly where that guess would win.
+
+use crate::config::MAX_DRAFT_ROWS;
+
+/// Row counts that drafts use. A round with another number of rows than the last makes llama.cpp rebuild its graph, so there are few.
+pub const SIZES: [usize; 18] = [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 32, 40, 48, 64];
+
+/// Least relative cost of another row, assumed where nothing is measured. Deliberately optimistic.
+const OPTIMISTIC_ROW: f32 = 0.02;
+
+/// Cells are counted in thousands, so that a and b have like sizes.
+const CELLS: f32 = 1.0 / 1024.0;
+
+/// A size that was not seen for this many rounds is believed to be up to a tenth cheaper than it was, so that it is looked at again.
+const STALE_ROUNDS: f32 = 2048.0;
+
+/// A line through the measured times of one size, by moving averages: ms = mean_ms + slope * (x - mean_x), x = used cells in thousands.
+#[derive(Clone, Copy, Debug, Default)]
+struct Entry {
+    mean_x: f32,
+    mean_ms: f32,
+    variance_x: f32,
+    covariance: f32,
+    /// Slope of the nearest known size, which holds as far as this size's own samples say nothing about it.
+    prior_slope: f32,
+    n_samples: u32,
+    /// Samples whose round before had the same number of rows.
+    n_unswitched: u32,
+    last_seen: u32,
+}
+
+impl Entry {
+    /// Strength of the prior slope, as a variance of x: samples within some 50 cells of each other say little about the slope.
+    const RIDGE: f32 = 0.002;
+
+    fn slope(&self) -> f32 {
+        ((self.covariance + Self::RIDGE * self.prior_slope) / (self.variance_x + Self::RIDGE)).max(0.0)
+    }
+
+    fn at(&self, x: f32) -> f32 {
+        (self.mean_ms + self.slope() * (x - self.mean_x)).max(0.1 * self.mean_ms)
+    }
+
+    fn learn(&mut self, x: f32, ms: f32, step: f32) {
+        let (dx, dy) = (x - self.mean_x, ms - self.mean_ms);
+        self.mean_x += step * dx;
+        self.mean_ms += step * dy;
+        self.variance_x = (1.0 - step) * (self.variance_x + step * dx * dx);
+        self.covariance = (1.0 - step) * (self.covariance + step * dx * dy);
+    }
+}
+
+/// The learnt table.
+#[derive(Clone, Debug)]
+pub struct CostTable {
+    entries: [Entry; MAX_DRAFT_ROWS + 1],
+    /// Factor on all entries.
+    speed: f32,
+    /// What a round costs on top if its number of rows differs from the last round's, in ms.
+    switch_ms: f32,
+    /// Sampling one token, in ms.
+    sample_ms: f32,
+    last_rows: usize,
+    round: u32,
+}
+
+/// The costs of the round at hand: for each allowed number of rows the expected milliseconds.
+#[derive(Clone, Debug)]
+pub struct CostCurve {
+    /// Milliseconds of a round with this many rows, sampling left out. Infinite where the size is not allowed.
+    pub ms: [f32; MAX_DRAFT_ROWS + 1],
+    /// Milliseconds for sampling each emitted token.
+    pub sample_ms: f32,
+    /// Milliseconds of a plain round, the standard that drafts must beat.
+    pub plain_ms: f32,
+}
+
+impl Default for CostTable {
+    fn default() -> Self {
+        Self {
+            entries: [Entry::default(); MAX_DRAFT_ROWS + 1],
+            speed: 1.0,
+            switch_ms: 0.0,
+            sample_ms: 0.0,
+            last_rows: 0,
+            round: 0,
+        }
+    }
+}
+
+impl CostTable {
+    /// Learns from a round: its rows, the cells that its sequences used, the milliseconds without sampling, and the tokens sampled with
+    /// the milliseconds that took.
+    pub fn observe(&mut self, rows: usize, used_cells: usize, ms: f32, n_sampled: usize, sampling_ms: f32) {
+        self.round = self.round.wrapping_add(1);
+        let switched = self.last_rows != rows;
+        self.last_rows = rows;
+        if n_sampled > 0 && sampling_ms.is_finite() {
+            let each = sampling_ms / n_sampled as f32;
+            self.sample_ms += (each - self.sample_ms) * if self.sample_ms == 0.0 { 1.0 } else { 0.05 };
+        }
+        if rows == 0 || rows > MAX_DRAFT_ROWS || !ms.is_finite() || ms <= 0.0 {
+            return;
+        }
+        let x = used_cells as f32 * CELLS;
+        let slope = self.slope_near(rows);
+        let entry = &mut self.entries[rows];
+        entry.last_seen = self.round;
+        let own = (ms - if switched { self.switch_ms } else { 0.0 }) / self.speed;
+        match entry.n_samples {
+            0 => {
+                *entry =
+                    Entry { mean_x: x, mean_ms: own, prior_slope: slope, last_seen: self.round, ..Entry::default() }
+            }
+            // The first round of a size may have built a graph or touched fresh memory; the second tells.
+            1 => (entry.mean_x, entry.mean_ms) = (x, own.min(entry.at(x))),
+            _ => {
+                let expected = entry.at(x);
+                // A round that the operating system interrupted must not count in full; one that is always slow still gets through.
+                let step = (1.0 / (entry.n_samples as f32 + 1.0)).max(0.03);
+                entry.learn(x, own.clamp(expected * 0.5, expected * 1.5), step);
+                let surprise = (own / expected.max(1e-6)).clamp(0.8, 1.25);
+                self.speed = (self.speed * (1.0 + 0.02 * (surprise - 1.0))).clamp(0.1, 10.0);
+                // What a switch costs can be told only at sizes whose unswitched time is known.
+                if switched && entry.n_unswitched >= 4 {
+                    let limit = 0.25 * expected * self.speed;
+                    let excess = ms - expected * self.speed - self.switch_ms;
+                    self.switch_ms = (self.switch_ms + 0.05 * excess.clamp(-limit, limit)).clamp(0.0, limit);
+                }
+            }
+        }
+        entry.n_samples = entry.n_samples.saturating_add(1);
+        entry.n_unswitched = entry.n_unswitched.saturating_add(u32::from(!switched));
+    }
+
+    /// Expected milliseconds of a round of `rows` rows, as measured; `None` if that was never measured.
+    pub fn measured_ms(&self, rows: usize, used_cells: usize) -> Option<f32> {
+        let entry = self.entries.get(rows)?;
+        (entry.n_samples >= 1).then(|| self.at(entry, used_cells))
+    }
+
+    /// Rounds measured with this many rows.
+    pub fn n_samples(&self, rows: usize) -> u32 {
+        self.entries.get(rows).map_or(0, |entry| entry.n_samples)
+    }
+
+    /// Milliseconds for sampling one token.
+    pub fn sample_ms(&self) -> f32 {
+        self.sample_ms
+    }
+
+    /// The costs of the next round; sizes above `max_rows` are not allowed.
+    pub fn curve(&self, used_cells: usize, max_rows: usize) -> CostCurve {
+        let mut ms = [f32::INFINITY; MAX_DRAFT_ROWS + 1];
+        let plain = self.measured_ms(1, used_cells);
+        let plain_ms = plain.unwrap_or(1.0);
+        let mut below = (1, plain_ms);
+        for rows in SIZES.into_iter().filter(|&rows| rows <= max_rows) {
+            let entry = &self.entries[rows];
+            let cost = if entry.n_samples >= 1 {
+                let measured = self.at(entry, used_cells);
+                below = (rows, measured);
+                let age = self.round.wrapping_sub(entry.last_seen) as f32;
+                let doubt = if entry.n_samples < 2 { 0.1 } else { 0.1 * (age / STALE_ROUNDS).min(1.0) };
+                measured * (1.0 - doubt)
+            } else {
+                // Never cheaper than a tenth below the nearest smaller size, never dearer than the nearest larger one.
+                let guess = below.1 * (1.0 + OPTIMISTIC_ROW * (rows - below.0) as f32);
+                let larger = self.entries[rows..].iter().find(|entry| entry.n_samples >= 2);
+                larger.map_or(guess, |entry| guess.min(self.at(entry, used_cells)))
+            };
+            ms[rows] = cost + if rows == self.last_rows { 0.0 } else { self.switch_ms };
+        }
+        if plain.is_none() {
+            // The first rounds are plain: everything else is measured against them.
+            ms[2..].fill(f32::INFINITY);
+        }
+        CostCurve { ms, sample_ms: self.sample_ms, plain_ms }
+    }
+
+    fn at(&self, entry: &Entry, used_cells: usize) -> f32 {
+        entry.at(used_cells as f32 * CELLS) * self.speed
+    }
+
+    /// The slope of the measured size that is nearest to `rows`.
+    fn slope_near(&self, rows: usize) -> f32 {
+        let measured = self.entries.iter().enumerate().filter(|(_, entry)| entry.n_samples >= 8);
+        measured.min_by_key(|(size, _)| size.abs_diff(rows)).map_or(0.0, |(_, entry)| entry.slope())
+    }
+}
+
+impl CostCurve {
+    /// A curve for a given number of nodes whatever they cost: every size up to `max_rows` is allowed and free.
+    pub fn free(max_rows: usize) -> Self {
+        let mut ms = [f32::INFINITY; MAX_DRAFT_ROWS + 1];
+        ms[1..=max_rows.min(MAX_DRAFT_ROWS)].fill(1.0);
+        Self { ms, sample_ms: 0.0, plain_ms: 1.0 }
+    }
+
+    /// Tokens per millisecond of a round with `rows` rows that yields `tokens` on average.
+    pub fn rate(&self, rows: usize, tokens: f32) -> f32 {
+        tokens / (self.ms.get(rows).copied().unwrap_or(f32::INFINITY) + self.sample_ms * tokens)
+    }
+
+    /// The best rate that any larger size could reach if each further row yielded `survival` tokens.
+    pub fn best_rate_beyond(&self, rows: usize, tokens: f32, survival: f32) -> f32 {
+        (rows + 1..self.ms.len())
+            .filter(|&size| self.ms[size].is_finite())
+            .map(|size| self.rate(size, tokens + (size - rows) as f32 * survival))
+            .fold(0.0, f32::max)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Feeds rounds of a machine whose rows cost `ms(rows, cells)`.
+    fn measured(ms: impl Fn(usize, usize) -> f32) -> CostTable {
+        let mut table = CostTable::default();
+        for round in 0..4000 {
+            let rows = SIZES[round % 8];
+            let cells = 100 + round % 900;
+            table.observe(rows, cells, ms(rows, cells), 1, 0.01);
+        }
+        table
+    }
+
+    #[test]
+    fn the_table_learns_times_and_their_growth_with_the_context() {
+        let truth = |rows: usize, cells: usize| 4.0 + 0.3 * rows as f32 + 0.002 * cells as f32;
+        let table = measured(truth);
+        for rows in [1, 4, 8] {
+            for cells in [200, 900] {
+                let ms = table.measured_ms(rows, cells).expect("measured");
+                assert!((ms - truth(rows, cells)).abs() < 0.05 * truth(rows, cells), "{rows} {cells} {ms}");
+            }
+        }
+        assert!((table.sample_ms() - 0.01).abs() < 1e-4);
+    }
+
+    #[test]
+    fn outliers_hardly_count_and_a_slower_machine_is_followed() {
+        let mut table = measured(|rows, _| 4.0 + rows as f32);
+        table.observe(4, 500, 400.0, 1, 0.0);
+        let ms = table.measured_ms(4, 500).expect("measured");
+        assert!((ms - 8.0).abs() < 0.6, "{ms}");
+        for _ in 0..300 {
+            table.observe(1, 500, 10.0, 1, 0.0);
+        }
+        let one = table.measured_ms(1, 500).expect("measured");
+        assert!((one - 10.0).abs() < 0.5, "{one}");
+        assert!(table.measured_ms(8, 500).expect("measured") > 13.0, "other sizes slow down with it");
+    }
+
+    #[test]
+    fn before_plain_is_known_nothing_else_is_allowed() {
+        let curve = CostTable::default().curve(0, 64);
+        assert!(curve.ms[1].is_finite() && curve.ms[2..].iter().all(|ms| ms.is_infinite()));
+    }
+
+    #[test]
+    fn unmeasured_sizes_are_optimistic_and_bounded_by_larger_ones() {
+        let mut table = CostTable::default();
+        for _ in 0..5 {
+            table.observe(1, 0, 4.0, 1, 0.0);
+            table.observe(8, 0, 4.2, 1, 0.0);
+        }
+        let curve = table.curve(0, 16);
+        assert!(curve.ms[4] < 4.4 && curve.ms[12] > 4.2 && curve.ms[12] < 5.0);
+        assert!(curve.ms[20].is_infinite(), "above the limit");
+    }
+}

@@ -1,0 +1,203 @@
+//! The public face: a prompt goes in, confirmed tokens come out, round by round.
+
+use crate::cancel::CancelFlag;
+use crate::config::Config;
+use crate::error::Error;
+use crate::model::TargetModel;
+use crate::round::{Decoder, Turn};
+use crate::sampling::RowSampler;
+use crate::sequence::{Finish, Sequence};
+use crate::stats::Stats;
+use crate::token::{Slot, Token};
+
+/// A target model, what was learnt about it, and one sequence (slot 0). Prompts that begin like the last one reuse its cells.
+#[derive(Debug)]
+pub struct Session<T: TargetModel> {
+    target: T,
+    decoder: Decoder,
+    sequence: Sequence,
+    cancel: CancelFlag,
+    /// The target's slot may hold something else than `sequence` says.
+    is_unclean: bool,
+}
+
+/// What to generate.
+#[derive(Clone, Debug, Default)]
+pub struct Request<'a> {
+    /// The prompt; at least one token.
+    pub prompt: &'a [Token],
+    /// Most tokens to emit; the end of the context ends the generation as well.
+    pub n_max: usize,
+    /// Tokens after which the generation ends; they are emitted.
+    pub end_tokens: &'a [Token],
+}
+
+impl<T: TargetModel> Session<T> {
+    /// A session that has learnt nothing yet.
+    ///
+    /// # Errors
+    /// A usage error if the configuration is out of range.
+    pub fn new(target: T, config: Config) -> Result<Self, Error> {
+        let sequence = Sequence::new(Slot(0), target.limits().n_ctx);
+        let decoder = Decoder::new(config)?;
+        Ok(Self { target, decoder, sequence, cancel: CancelFlag::new(), is_unclean: true })
+    }
+
+    /// Stops the running generation within one round. Clones of the flag work from any thread; it stays raised until it is reset.
+    pub fn set_cancel_flag(&mut self, cancel: CancelFlag) {
+        self.cancel = cancel;
+    }
+
+    /// The target.
+    pub fn target(&self) -> &T {
+        &self.target
+    }
+
+    /// What outlives generations: the learnt tables and the measured costs.
+    pub fn decoder(&self) -> &Decoder {
+        &self.decoder
+    }
+
+    /// What outlives generations, to add a corpus or to forget.
+    pub fn decoder_mut(&mut self) -> &mut Decoder {
+        &mut self.decoder
+    }
+
+    /// Starts a generation. The prompt is read by its first rounds.
+    ///
+    /// # Errors
+    /// A usage error if the prompt is empty or does not fit into the context; the target's if its memory cannot be cleared.
+    pub fn generate<'a>(
+        &'a mut self,
+        request: &Request<'_>,
+        sampler: &'a mut dyn RowSampler,
+    ) -> Result<Generation<'a, T>, Error> {
+        let limits = self.target.limits();
+        if request.prompt.is_empty() {
+            return Err(Error::usage("the prompt is empty; give at least one token"));
+        }
+        if request.prompt.len() >= limits.n_ctx as usize {
+            return Err(Error::usage(format!(
+                "the prompt has {} tokens, and the context holds {}; shorten it or ask for a larger context",
+                request.prompt.len(),
+                limits.n_ctx
+            )));
+        }
+        if let Some(token) = request.prompt.iter().find(|token| token.0 >= limits.n_vocab) {
+            return Err(Error::usage(format!(
+                "the prompt holds token {}, and the vocabulary ends at {}; use the tokenizer of this model",
+                token.0, limits.n_vocab
+            )));
+        }
+        let held = &self.sequence.tokens()[..if self.is_unclean { 0 } else { self.sequence.n_decoded() }];
+        let common = request.prompt.iter().zip(held).take_while(|(new, old)| new == old).count();
+        let mut reused = common.min(request.prompt.len() - 1);
+        if self.target.truncate(Slot(0), reused as u32).is_err() {
+            reused = 0;
+            self.target.truncate(Slot(0), 0)?;
+        }
+        self.is_unclean = false;
+        self.sequence.begin(request.prompt, reused, request.n_max, request.end_tokens);
+        self.decoder.begin_text(&self.sequence);
+        Ok(Generation { session: self, sampler, n_returned: 0, is_closed: false })
+    }
+}
+
+/// A running generation. Dropping it early is fine; what it said is learnt all the same.
+pub struct Generation<'a, T: TargetModel> {
+    session: &'a mut Session<T>,
+    sampler: &'a mut dyn RowSampler,
+    /// Tokens of the last round already handed out by the iterator.
+    n_returned: usize,
+    is_closed: bool,
+}
+
+impl<T: TargetModel> Generation<'_, T> {
+    /// Runs rounds until tokens are confirmed: one or more of them, or `None` once the generation has ended.
+    ///
+    /// # Errors
+    /// The target's or the sampler's; the generation has then ended.
+    pub fn advance(&mut self) -> Result<Option<&[Token]>, Error> {
+        loop {
+            if self.is_closed || self.session.sequence.finish.is_some() {
+                self.close();
+                return Ok(None);
+            }
+            if self.session.cancel.is_cancelled() {
+                self.session.sequence.finish = Some(Finish::Cancelled);
+                continue;
+            }
+            let Session { target, decoder, sequence, .. } = &mut *self.session;
+            let turn = Turn { sequence, sampler: self.sampler };
+            match decoder.round(target, &mut [turn]) {
+                Ok(()) if self.session.sequence.emitted().is_empty() => {}
+                Ok(()) => {
+                    self.n_returned = 0;
+                    return Ok(Some(self.session.sequence.emitted()));
+                }
+                Err(error) if error.is_cancelled() => self.session.sequence.finish = Some(Finish::Cancelled),
+                Err(error) => {
+                    self.session.is_unclean = true;
+                    self.close();
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Why the generation ended, once it has.
+    pub fn finish(&self) -> Option<Finish> {
+        self.session.sequence.finish()
+    }
+
+    /// Ends the generation, as if the model had: used when a stop string was found.
+    pub fn stop(&mut self) {
+        self.session.sequence.finish.get_or_insert(Finish::Stop);
+    }
+
+    /// What happened so far.
+    pub fn stats(&self) -> &Stats {
+        &self.session.sequence.stats
+    }
+
+    /// The sequence, for a look at the last round's draft.
+    pub fn sequence(&self) -> &Sequence {
+        &self.session.sequence
+    }
+
+    /// What outlives the generation.
+    pub fn decoder(&self) -> &Decoder {
+        &self.session.decoder
+    }
+
+    fn close(&mut self) {
+        if !self.is_closed {
+            self.is_closed = true;
+            self.session.decoder.end_text(&self.session.sequence);
+        }
+    }
+}
+
+impl<T: TargetModel> Iterator for Generation<'_, T> {
+    type Item = Result<Token, Error>;
+
+    /// The next confirmed token.
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.n_returned >= self.session.sequence.emitted().len() {
+            match self.advance() {
+                Ok(Some(_)) => {}
+                Ok(None) => return None,
+                Err(error) => return Some(Err(error)),
+            }
+        }
+        let token = self.session.sequence.emitted().get(self.n_returned).copied();
+        self.n_returned += 1;
+        token.map(Ok)
+    }
+}
+
+impl<T: TargetModel> Drop for Generation<'_, T> {
+    fn drop(&mut self) {
+        self.close();
+    }
+}

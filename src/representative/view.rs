@@ -1,0 +1,177 @@
+//! All sources together, as one sequence sees them.
+
+use crate::config::RepresentativeConfig;
+use crate::representative::calibrate::{Calibration, Proposals, copy_bucket, count_bucket, level_bucket};
+use crate::representative::copy::CopyIndex;
+use crate::representative::overlay::{ONE, Overlay};
+use crate::representative::recall::{Recall, TopRow};
+use crate::representative::rows::Row;
+use crate::representative::{Candidate, Context, MAX_CANDIDATES, Predict, Source, Successors};
+use crate::token::Token;
+
+/// What a process has learnt, shared by all its sequences.
+#[derive(Clone, Debug)]
+pub struct Representative {
+    pub(crate) overlay: Overlay,
+    pub(crate) recall: Recall,
+    pub(crate) log: CopyIndex,
+    calibrations: [Calibration; 2],
+    enabled: [bool; Source::COUNT],
+}
+
+impl Representative {
+    /// An empty representative with tables of the configured sizes.
+    pub fn new(config: &RepresentativeConfig) -> Self {
+        Self {
+            overlay: Overlay::new(config.overlay_contexts),
+            recall: Recall::new(config.recall_contexts),
+            log: CopyIndex::new(config.log_tokens),
+            calibrations: [Calibration::default(), Calibration::default()],
+            enabled: Source::ALL.map(|source| !config.without.contains(&source)),
+        }
+    }
+
+    /// Forgets everything learnt.
+    pub fn clear(&mut self) {
+        self.overlay.clear();
+        self.recall.clear();
+        self.log.clear();
+        self.calibrations = [Calibration::default(), Calibration::default()];
+    }
+
+    /// Bytes held by the learnt tables.
+    pub fn memory_bytes(&self) -> usize {
+        self.overlay.table().memory_bytes() + self.recall.table().memory_bytes() + self.log.memory_bytes()
+    }
+
+    /// The estimates' bookkeeping for greedy or sampled decoding.
+    pub(crate) fn calibration_mut(&mut self, greedy: bool) -> &mut Calibration {
+        &mut self.calibrations[usize::from(greedy)]
+    }
+
+    fn enabled(&self, source: Source) -> bool {
+        self.enabled[source as usize]
+    }
+}
+
+/// The representative from one sequence's end.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    /// What all sequences have learnt.
+    pub shared: &'a Representative,
+    /// The sequence's own text.
+    pub text: &'a CopyIndex,
+    /// The row from which the sequence's last token was sampled.
+    pub last_row: &'a TopRow,
+    /// True if the sequence is decoded greedily.
+    pub greedy: bool,
+}
+
+impl View<'_> {
+    /// What the sources say about a context, before calibration.
+    pub fn proposals(&self, context: &Context) -> Proposals {
+        let mut proposals = Proposals::new(context.depth);
+        let (shared, out) = (self.shared, &mut proposals);
+        if shared.enabled(Source::Copy) {
+            copy(self.text, context.copy, Source::Copy, out);
+        }
+        if shared.enabled(Source::Log) {
+            copy(&shared.log, context.log, Source::Log, out);
+        }
+        if shared.enabled(Source::RecallPair) {
+            recalled(shared.recall.pair(context.previous, context.last), Source::RecallPair, out);
+        }
+        if shared.enabled(Source::OverlayPair) {
+            counted(shared.overlay.pair(context.previous, context.last), Source::OverlayPair, out);
+        }
+        if shared.enabled(Source::RunnerUp) && context.depth == 0 {
+            out.know(Source::RunnerUp);
+            for (&token, &probability) in self.last_row.tokens.iter().zip(&self.last_row.probabilities).take(5) {
+                if token != context.last && probability > 0.01 {
+                    out.propose(Source::RunnerUp, token, level_bucket(probability));
+                }
+            }
+        }
+        if shared.enabled(Source::RecallToken) {
+            recalled(shared.recall.token(context.last), Source::RecallToken, out);
+        }
+        if shared.enabled(Source::OverlayToken) {
+            counted(shared.overlay.token(context.last), Source::OverlayToken, out);
+        }
+        proposals
+    }
+}
+
+impl Predict for View<'_> {
+    fn root(&self) -> Context {
+        let tokens = self.text.tokens();
+        let from_end =
+            |n: usize| tokens.len().checked_sub(n).map_or(crate::representative::NO_TOKEN, |index| tokens[index]);
+        Context {
+            previous: from_end(2),
+            last: from_end(1),
+            copy: self.text.own_end(),
+            log: self.shared.log.find(&tokens[tokens.len().saturating_sub(crate::representative::copy::MAX_MATCH)..]),
+            depth: 0,
+        }
+    }
+
+    fn child(&self, parent: &Context, token: Token) -> Context {
+        Context {
+            previous: parent.last,
+            last: token,
+            copy: self.text.follow(parent.copy, parent.last, token),
+            log: self.shared.log.follow(parent.log, parent.last, token),
+            depth: parent.depth + 1,
+        }
+    }
+
+    fn successors(&self, context: &Context, out: &mut Successors) {
+        out.candidates.clear();
+        let proposals = self.proposals(context);
+        let probabilities = self.shared.calibrations[usize::from(self.greedy)].probabilities(&proposals);
+        let observations = proposals.observations;
+        out.candidates.extend(
+            probabilities
+                .iter()
+                .zip(&proposals.tokens)
+                .take(proposals.n.min(MAX_CANDIDATES))
+                .map(|(&(probability, source), &token)| Candidate { token, probability, observations, source }),
+        );
+        out.candidates.sort_unstable_by(|a, b| b.probability.total_cmp(&a.probability).then(a.token.cmp(&b.token)));
+    }
+}
+
+fn copy(text: &CopyIndex, cursor: crate::representative::copy::Cursor, source: Source, out: &mut Proposals) {
+    if let Some(token) = text.guess(cursor) {
+        out.know(source);
+        out.propose(source, token, copy_bucket(cursor.length));
+    }
+}
+
+fn recalled(row: Option<&Row>, source: Source, out: &mut Proposals) {
+    if let Some(row) = row {
+        out.know(source);
+        out.observations += 4.0;
+        for (token, weight) in row.iter() {
+            let probability = f32::from(weight) / f32::from(u16::MAX);
+            if probability > 0.002 {
+                out.propose(source, token, level_bucket(probability));
+            }
+        }
+    }
+}
+
+fn counted(row: Option<&Row>, source: Source, out: &mut Proposals) {
+    if let Some(row) = row {
+        let one = f32::from(ONE);
+        let total = row.total as f32 / one;
+        out.know(source);
+        out.observations += total;
+        for (token, weight) in row.iter() {
+            if weight > 0 {
+                out.propose(source, token, count_bucket(f32::from(weight) / one, total));
+            }
+        }
+    }
+}

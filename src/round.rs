@@ -1,0 +1,397 @@
+//! The method. One round, for one or more sequences that share a decode call:
+//!
+//! ```text
+//! tokens -> representative -> draft tree -> batch -> [target] -> logits rows -> acceptance -> update
+//!           (predict)         (search)     (rows)    decode      (sample)       (verify)      (learn)
+//! ```
+//!
+//! [`Decoder::round`] calls the stages in this order; no stage calls another.
+
+use std::time::Instant;
+
+use crate::batch::DraftBatch;
+use crate::config::{Config, DraftMode, MAX_DRAFT_ROWS, SearchKind};
+use crate::draft::cost::{CostCurve, CostTable};
+use crate::draft::{BestFirst, Bounds, Budget, DraftTree, Governor, Mcts, Search};
+use crate::error::Error;
+use crate::model::{DraftShape, Limits, TargetModel};
+use crate::representative::recall::{RowScan, TopRow};
+use crate::representative::{NO_TOKEN, Predict, Representative, View};
+use crate::sampling::RowSampler;
+use crate::sequence::{Finish, Sequence};
+use crate::token::{Pos, RowId, Token};
+use crate::verify::walk;
+
+/// A sequence that takes part in a round, with the sampler of its generation.
+pub struct Turn<'a> {
+    /// The sequence.
+    pub sequence: &'a mut Sequence,
+    /// Its sampler.
+    pub sampler: &'a mut dyn RowSampler,
+}
+
+/// Everything that outlives a round: what was learnt, what rounds cost, and the reused memory.
+#[derive(Debug)]
+pub struct Decoder {
+    config: Config,
+    pub(crate) representative: Representative,
+    cost: CostTable,
+    governor: Governor,
+    search: Box<dyn Search>,
+    budget: Budget,
+    batch: DraftBatch,
+    scan: RowScan,
+    /// The best tokens of each row of the last batch, as far as they were looked at.
+    tops: Vec<Option<TopRow>>,
+}
+
+/// The rows' part in a round's time, for the cost table.
+struct Times {
+    drafted: Instant,
+    decoded: Instant,
+    sampled: Instant,
+}
+
+impl Decoder {
+    /// A decoder that has learnt nothing yet.
+    ///
+    /// # Errors
+    /// A usage error if the configuration is out of range.
+    pub fn new(config: Config) -> Result<Self, Error> {
+        config.validate()?;
+        let search: Box<dyn Search> = match config.draft.search {
+            SearchKind::Mcts => Box::new(Mcts::new(config.draft.iterations.into())),
+            _ => Box::new(BestFirst::default()),
+        };
+        Ok(Self {
+            representative: Representative::new(&config.representative),
+            config,
+            cost: CostTable::default(),
+            governor: Governor::default(),
+            search,
+            budget: Budget::default(),
+            batch: DraftBatch::new(),
+            scan: RowScan::default(),
+            tops: Vec::new(),
+        })
+    }
+
+    /// What was learnt.
+    pub fn representative(&self) -> &Representative {
+        &self.representative
+    }
+
+    /// What was learnt, to add a corpus or to forget.
+    pub fn representative_mut(&mut self) -> &mut Representative {
+        &mut self.representative
+    }
+
+    /// What rounds cost, as measured so far.
+    pub fn cost(&self) -> &CostTable {
+        &self.cost
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// A sequence begins: its prompt is learnt, but for the beginning that was learnt when the slot's cells were made.
+    pub(crate) fn begin_text(&mut self, sequence: &Sequence) {
+        if self.config.draft.mode != DraftMode::Off {
+            let tokens = sequence.tokens();
+            // Two tokens of context make the first new tri-gram whole.
+            let from = sequence.n_decoded.saturating_sub(2);
+            self.representative.overlay.learn_text(&tokens[from..]);
+        }
+    }
+
+    /// A sequence ends: later ones may copy from it.
+    pub(crate) fn end_text(&mut self, sequence: &Sequence) {
+        if self.config.draft.mode != DraftMode::Off {
+            let from = (sequence.stats.n_prompt_reused as usize).min(sequence.tokens().len());
+            self.representative.log.begin_document();
+            self.representative.log.extend(&sequence.tokens()[from..]);
+        }
+    }
+
+    /// One round: every sequence advances by at least one token, or by a piece of its prompt. Afterwards
+    /// [`Sequence::emitted`] holds each sequence's new tokens and [`Sequence::finish`] tells whether it has ended.
+    ///
+    /// # Errors
+    /// The target's or a sampler's. Sequences are then unchanged and their slots hold what they held, unless [`TargetModel::keep`]
+    /// failed.
+    pub fn round(&mut self, target: &mut dyn TargetModel, turns: &mut [Turn<'_>]) -> Result<(), Error> {
+        let limits = target.limits();
+        let begun = Instant::now();
+        self.draft(&limits, turns);
+        self.lay_out(&limits, turns);
+        let drafted = Instant::now();
+        target.decode(&self.batch)?;
+        let decoded = Instant::now();
+        self.verify(target, turns)?;
+        let sampled = Instant::now();
+        self.keep(target, turns)?;
+        self.learn(target, turns);
+        self.measure(turns, begun, &Times { drafted, decoded, sampled });
+        Ok(())
+    }
+
+    /// Representative and search: fills each sequence's tree, within the budget that all share.
+    fn draft(&mut self, limits: &Limits, turns: &mut [Turn<'_>]) {
+        turns.iter_mut().for_each(|turn| turn.sequence.tree.clear());
+        let all_generate = turns.iter().all(|turn| turn.sequence.n_pending() == 1);
+        if self.config.draft.mode == DraftMode::Off || limits.shape == DraftShape::Nothing || !all_generate {
+            return;
+        }
+        let n_roots = turns.len();
+        let max_rows = (limits.max_logits_rows as usize).min(MAX_DRAFT_ROWS);
+        if n_roots >= max_rows {
+            return;
+        }
+        let used_cells = turns.iter().map(|turn| turn.sequence.n_decoded).sum();
+        let curve = match self.config.draft.budget {
+            Some(nodes) => CostCurve::free((n_roots + usize::from(nodes)).min(max_rows)),
+            None => self.cost.curve(used_cells, max_rows),
+        };
+        let always = self.config.draft.mode == DraftMode::On;
+        if !always && self.config.draft.budget.is_none() && !self.governor.may_draft() {
+            return;
+        }
+        let floor = Budget::floor(&curve, n_roots);
+        for turn in turns.iter_mut() {
+            let bounds = Bounds {
+                max_nodes: max_rows - n_roots,
+                max_depth: usize::from(self.config.draft.max_depth).min(turn.sequence.max_depth()) as u16,
+                max_leaves: if limits.shape == DraftShape::Tree { limits.max_leaves.into() } else { 1 },
+            };
+            let mut tree = std::mem::take(&mut turn.sequence.tree);
+            let view = view(&self.representative, turn);
+            let mut wanted = |tree: &DraftTree, survival: f32| {
+                let first = always && tree.is_empty();
+                first || if n_roots == 1 { Budget::wanted(&curve, tree, survival) } else { survival >= floor }
+            };
+            self.search.search(&view, &bounds, &mut wanted, &mut tree);
+            turn.sequence.tree = tree;
+        }
+        let least = usize::from(always);
+        let single;
+        let several: Vec<&[f32]>;
+        let survivals: &[&[f32]] = match &*turns {
+            // The usual case allocates nothing.
+            [turn] => {
+                single = [turn.sequence.tree.survivals()];
+                &single
+            }
+            turns => {
+                several = turns.iter().map(|turn| turn.sequence.tree.survivals()).collect();
+                &several
+            }
+        };
+        let shares = self.budget.share(&curve, survivals, least);
+        for (turn, &share) in turns.iter_mut().zip(shares) {
+            turn.sequence.tree.truncate(share);
+        }
+    }
+
+    /// Tree and prompt pieces to rows.
+    fn lay_out(&mut self, limits: &Limits, turns: &[Turn<'_>]) {
+        self.batch.clear();
+        let mut room = limits.max_rows as usize;
+        for turn in turns {
+            let sequence = &*turn.sequence;
+            let (slot, pos) = (sequence.slot, Pos(sequence.n_decoded as u32));
+            let pending = &sequence.tokens()[sequence.n_decoded..];
+            if let [root] = pending {
+                self.batch.push_draft(slot, pos, *root, &sequence.tree);
+                room = room.saturating_sub(1 + sequence.tree.len());
+            } else {
+                let piece = &pending[..pending.len().min(room)];
+                self.batch.push_prompt(slot, pos, piece, piece.len() == pending.len());
+                room -= piece.len();
+            }
+        }
+        self.tops.clear();
+        self.tops.resize(self.batch.len(), None);
+    }
+
+    /// Samples each visited row once and walks down as far as the draft agrees.
+    fn verify(&mut self, target: &dyn TargetModel, turns: &mut [Turn<'_>]) -> Result<(), Error> {
+        let (batch, scan, tops) = (&self.batch, &mut self.scan, &mut self.tops);
+        for turn in turns.iter_mut() {
+            let Turn { sequence, sampler } = turn;
+            sequence.walk.rows.clear();
+            sequence.walk.tokens.clear();
+            let Some(segment) = batch.segments().iter().find(|segment| segment.slot == sequence.slot) else { continue };
+            let last = RowId(segment.rows.end - 1);
+            let is_prompt = sequence.n_pending() > 1;
+            if is_prompt && !batch.row(last).wants_logits {
+                continue;
+            }
+            let root = if is_prompt { last } else { RowId(segment.rows.start) };
+            let greedy = sampler.is_greedy();
+            let end_tokens = &sequence.end_tokens;
+            walk(
+                batch,
+                root,
+                sequence.n_left,
+                |token| end_tokens.binary_search(&token).is_ok(),
+                |row| {
+                    let logits = target.logits(row);
+                    if greedy {
+                        // The scan that recall needs anyway finds the largest logit; looking twice would cost a pass over the row.
+                        let top = scan.top(logits);
+                        tops[row.0 as usize] = Some(top);
+                        if let Some(best) = top.best() {
+                            return Ok(best);
+                        }
+                    }
+                    sampler.sample(logits)
+                },
+                &mut sequence.walk,
+            )?;
+        }
+        Ok(())
+    }
+
+    /// The target commits the accepted paths.
+    fn keep(&mut self, target: &mut dyn TargetModel, turns: &mut [Turn<'_>]) -> Result<(), Error> {
+        for segment in self.batch.segments() {
+            let Some(turn) = turns.iter_mut().find(|turn| turn.sequence.slot == segment.slot) else { continue };
+            let sequence = &mut *turn.sequence;
+            let last = if sequence.n_pending() > 1 {
+                RowId(segment.rows.end - 1)
+            } else {
+                sequence.walk.rows.last().copied().unwrap_or(RowId(segment.rows.start))
+            };
+            target.keep(sequence.slot, last)?;
+            sequence.n_decoded = self.batch.row(last).pos.0 as usize + 1;
+        }
+        Ok(())
+    }
+
+    /// Update: outcomes for calibration first, from what was known before this round; then rows, counts and text.
+    fn learn(&mut self, target: &dyn TargetModel, turns: &mut [Turn<'_>]) {
+        let learns = self.config.draft.mode != DraftMode::Off;
+        for turn in turns.iter_mut() {
+            if turn.sequence.walk.tokens.is_empty() {
+                continue;
+            }
+            if learns {
+                self.calibrate(turn);
+                self.remember_rows(target, turn.sequence);
+            }
+            let sequence = &mut *turn.sequence;
+            for &next in &sequence.walk.tokens {
+                if learns {
+                    let (previous, last) = last_two(sequence.text.tokens());
+                    self.representative.overlay.learn(previous, last, next);
+                }
+                sequence.text.push(next);
+            }
+            sequence.n_left -= sequence.walk.tokens.len().min(sequence.n_left);
+            let end = sequence.walk.tokens.last().is_some_and(|token| sequence.end_tokens.binary_search(token).is_ok());
+            // The last token is not decoded yet: decoding it needs a cell.
+            let is_full = sequence.n_left == 0 || sequence.text.tokens().len() > sequence.n_ctx;
+            sequence.finish = if end { Some(Finish::Stop) } else { is_full.then_some(Finish::Length) };
+        }
+    }
+
+    /// Outcomes at all visited nodes. A copy is taken of nothing: the proposals are computed again, before anything changes.
+    fn calibrate(&mut self, turn: &mut Turn<'_>) {
+        let greedy = turn.sampler.is_greedy();
+        let mut context = view(&self.representative, turn).root();
+        for &taken in &turn.sequence.walk.tokens {
+            let view = view(&self.representative, turn);
+            let proposals = view.proposals(&context);
+            context = view.child(&context, taken);
+            let outcome = |token: Token| f32::from(u8::from(token == taken));
+            self.representative.calibration_mut(greedy).learn(&proposals, outcome);
+        }
+    }
+
+    /// Recall: the best tokens of every row that has logits, rejected nodes included.
+    fn remember_rows(&mut self, target: &dyn TargetModel, sequence: &mut Sequence) {
+        let Some(segment) = self.batch.segments().iter().find(|segment| segment.slot == sequence.slot) else { return };
+        // The token before the segment's first row, whose predecessor is the text itself.
+        let first = self.batch.row(RowId(segment.rows.start)).pos.0 as usize;
+        let before = first.checked_sub(1).map_or(NO_TOKEN, |index| sequence.text.tokens()[index]);
+        for id in segment.rows.clone().map(RowId) {
+            let row = self.batch.row(id);
+            if !row.wants_logits {
+                continue;
+            }
+            let top = match self.tops[id.0 as usize] {
+                Some(top) => top,
+                None => *self.tops[id.0 as usize].insert(self.scan.top(target.logits(id))),
+            };
+            let previous = row.parent.map_or(before, |parent| self.batch.row(parent).token);
+            self.representative.recall.learn(previous, row.token, &top);
+        }
+        if let Some(top) = sequence.walk.rows.last().and_then(|row| self.tops[row.0 as usize]) {
+            sequence.last_row = top;
+        }
+    }
+
+    /// Statistics, the cost table and the governor.
+    fn measure(&mut self, turns: &mut [Turn<'_>], begun: Instant, times: &Times) {
+        let Times { drafted, decoded, sampled } = *times;
+        let now = Instant::now();
+        let ns = |from: Instant, to: Instant| (to - from).as_nanos() as u64;
+        let n_sequences = turns.len().max(1) as u64;
+        let was_prompt = self.batch.segments().iter().any(|segment| {
+            let first = self.batch.row(RowId(segment.rows.start));
+            turns
+                .iter()
+                .any(|turn| turn.sequence.slot == segment.slot && (first.pos.0 as usize) < turn.sequence.n_prompt)
+        });
+        let mut used_cells = 0;
+        let (mut n_tokens, mut n_drafted) = (0, 0);
+        for turn in turns.iter_mut() {
+            let sequence = &mut *turn.sequence;
+            used_cells += sequence.n_decoded;
+            n_tokens += sequence.walk.tokens.len();
+            n_drafted += sequence.tree.len();
+            let stats = &mut sequence.stats;
+            if was_prompt {
+                stats.n_prompt = (sequence.n_decoded as u64) - stats.n_prompt_reused;
+                stats.prompt_ns += ns(begun, now) / n_sequences;
+                continue;
+            }
+            stats.round_ns += ns(begun, now) / n_sequences;
+            stats.draft_ns += ns(begun, drafted) / n_sequences;
+            stats.decode_ns += ns(drafted, decoded) / n_sequences;
+            stats.sample_ns += ns(decoded, sampled) / n_sequences;
+            stats.learn_ns += ns(sampled, now) / n_sequences;
+            sequence.count(&self.batch);
+        }
+        if was_prompt {
+            return;
+        }
+        let ms = |from: Instant, to: Instant| (to - from).as_secs_f32() * 1e3;
+        let sampling_ms = ms(decoded, sampled);
+        let round_ms = ms(begun, now);
+        self.cost.observe(self.batch.len(), used_cells, round_ms - sampling_ms, n_tokens, sampling_ms);
+        if n_drafted > 0
+            && turns.len() == 1
+            && let Some(plain_ms) = self.cost.measured_ms(1, used_cells)
+        {
+            self.governor.observe((plain_ms + self.cost.sample_ms()) * n_tokens as f32, round_ms);
+        }
+    }
+}
+
+fn view<'a>(representative: &'a Representative, turn: &'a Turn<'_>) -> View<'a> {
+    View {
+        shared: representative,
+        text: &turn.sequence.text,
+        last_row: &turn.sequence.last_row,
+        greedy: turn.sampler.is_greedy(),
+    }
+}
+
+/// The last two tokens of a text, [`NO_TOKEN`] where there is none.
+fn last_two(tokens: &[Token]) -> (Token, Token) {
+    let from_end = |n: usize| tokens.len().checked_sub(n).map_or(NO_TOKEN, |index| tokens[index]);
+    (from_end(2), from_end(1))
+}

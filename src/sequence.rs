@@ -1,0 +1,145 @@
+//! One sequence: its text, what of it the target has decoded, and the memory that its rounds reuse.
+
+use crate::batch::DraftBatch;
+use crate::config::MAX_DRAFT_ROWS;
+use crate::draft::DraftTree;
+use crate::representative::copy::CopyIndex;
+use crate::representative::recall::TopRow;
+use crate::stats::Stats;
+use crate::token::{Slot, Token};
+use crate::verify::Walk;
+
+/// Why a generation ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
+pub enum Finish {
+    /// The model ended its answer, or a stop string was found.
+    Stop,
+    /// The limit on tokens, or the end of the context, was reached.
+    Length,
+    /// The caller asked to stop.
+    Cancelled,
+}
+
+/// A prompt and its continuation so far.
+#[derive(Debug)]
+pub struct Sequence {
+    pub(crate) slot: Slot,
+    /// Prompt and output. The last token is sampled but not yet decoded.
+    pub(crate) text: CopyIndex,
+    pub(crate) n_prompt: usize,
+    /// Tokens whose cells the target holds.
+    pub(crate) n_decoded: usize,
+    /// Tokens that may still be emitted.
+    pub(crate) n_left: usize,
+    /// Sorted tokens after which the generation ends.
+    pub(crate) end_tokens: Vec<Token>,
+    pub(crate) finish: Option<Finish>,
+    /// The row from which the last token was sampled.
+    pub(crate) last_row: TopRow,
+    pub(crate) tree: DraftTree,
+    pub(crate) walk: Walk,
+    /// The context length that the target grants.
+    pub(crate) n_ctx: usize,
+    /// What happened so far.
+    pub stats: Stats,
+}
+
+impl Sequence {
+    /// A sequence in `slot`, with room for `n_ctx` tokens.
+    pub fn new(slot: Slot, n_ctx: u32) -> Self {
+        let n_ctx = n_ctx as usize;
+        Self {
+            slot,
+            // One more than the context holds: the last token is never decoded.
+            text: CopyIndex::new(n_ctx + 1 + MAX_DRAFT_ROWS),
+            n_prompt: 0,
+            n_decoded: 0,
+            n_left: 0,
+            end_tokens: Vec::new(),
+            finish: None,
+            last_row: TopRow::default(),
+            tree: DraftTree::with_capacity(MAX_DRAFT_ROWS),
+            walk: Walk::default(),
+            n_ctx,
+            stats: Stats::default(),
+        }
+    }
+
+    /// Starts anew with a prompt of which the target's slot holds the first `n_decoded` tokens. At least one token of the prompt must be
+    /// left to decode.
+    pub(crate) fn begin(&mut self, prompt: &[Token], n_decoded: usize, n_max: usize, end_tokens: &[Token]) {
+        self.text.clear();
+        self.text.extend(prompt);
+        self.n_prompt = prompt.len();
+        self.n_decoded = n_decoded;
+        self.n_left = n_max;
+        self.end_tokens.clear();
+        self.end_tokens.extend_from_slice(end_tokens);
+        self.end_tokens.sort_unstable();
+        self.finish = (n_max == 0).then_some(Finish::Length);
+        self.last_row = TopRow::default();
+        self.tree.clear();
+        self.walk.rows.clear();
+        self.walk.tokens.clear();
+        self.stats = Stats { n_prompt_reused: n_decoded as u64, ..Stats::default() };
+    }
+
+    /// Prompt and output so far.
+    pub fn tokens(&self) -> &[Token] {
+        self.text.tokens()
+    }
+
+    /// Tokens emitted by the last round.
+    pub fn emitted(&self) -> &[Token] {
+        &self.walk.tokens
+    }
+
+    /// Why the generation ended, once it has.
+    pub fn finish(&self) -> Option<Finish> {
+        self.finish
+    }
+
+    /// The draft of the last round.
+    pub fn draft(&self) -> &DraftTree {
+        &self.tree
+    }
+
+    /// Tokens that the target holds.
+    pub fn n_decoded(&self) -> usize {
+        self.n_decoded
+    }
+
+    /// Tokens known but not decoded: 1 while generating, more while the prompt is being read.
+    pub(crate) fn n_pending(&self) -> usize {
+        self.text.tokens().len() - self.n_decoded
+    }
+
+    /// Counts the round just done: rows, walk and tree are those of this round.
+    pub(crate) fn count(&mut self, batch: &DraftBatch) {
+        let (stats, tree, walk) = (&mut self.stats, &self.tree, &self.walk);
+        stats.n_rounds += 1;
+        stats.n_draft_rounds += u64::from(!tree.is_empty());
+        stats.n_tokens += walk.tokens.len() as u64;
+        stats.n_drafted += tree.len() as u64;
+        stats.n_accepted += walk.n_accepted() as u64;
+        stats.rounds_by_accepted[walk.n_accepted().min(MAX_DRAFT_ROWS - 1)] += 1;
+        stats.rounds_by_drafted[tree.len().min(MAX_DRAFT_ROWS - 1)] += 1;
+        for node in tree.nodes() {
+            stats.by_depth[usize::from(tree.depth(node)).min(MAX_DRAFT_ROWS - 1)].drafted += 1;
+            stats.by_source[tree.source(node) as usize].drafted += 1;
+        }
+        for node in walk.rows.iter().filter_map(|&row| batch.node(row)) {
+            stats.by_depth[usize::from(tree.depth(node)).min(MAX_DRAFT_ROWS - 1)].accepted += 1;
+            stats.by_source[tree.source(node) as usize].accepted += 1;
+            let first = tree.children(tree.parent(node)).next();
+            stats.n_accepted_aside += u64::from(first != Some(node));
+        }
+    }
+
+    /// Deepest node that could still be of use: a token emitted beyond the limit or the context would be thrown away.
+    pub(crate) fn max_depth(&self) -> usize {
+        let room = self.n_ctx.saturating_sub(self.text.tokens().len());
+        self.n_left.saturating_sub(1).min(room)
+    }
+}

@@ -1,0 +1,4 @@
+//! The core without a real model: data suites, invariants, exactness on a scripted target.
+
+mod exactness;
+mod steady_state;
