@@ -16,6 +16,7 @@
 #![allow(unsafe_code)]
 
 mod activations;
+pub mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]

@@ -1,0 +1,305 @@
+//! The kernels against a plain one in double precision, and against themselves: other numbers of rows, other threads, other cells.
+
+use super::*;
+use crate::kernels::half::{f16_to_f32, f32_to_f16};
+use rand::{RngExt, SeedableRng};
+use rand_pcg::Pcg32;
+
+/// Owned data of one call.
+#[derive(Clone)]
+struct Case {
+    head_size: usize,
+    n_heads: usize,
+    n_kv_heads: usize,
+    n_rows: usize,
+    n_cells: usize,
+    soft_cap: f32,
+    cells: CellType,
+    q: Vec<f32>,
+    k: Vec<u8>,
+    v: Vec<u8>,
+    mask: Option<Vec<u16>>,
+    positions: Option<Vec<i32>>,
+}
+
+impl Case {
+    fn random(seed: u64, head_size: usize, heads: [usize; 2], n_rows: usize, n_cells: usize, cells: CellType) -> Self {
+        let mut rng = Pcg32::seed_from_u64(seed);
+        let [n_heads, n_kv_heads] = heads;
+        let q = (0..n_rows * n_heads * head_size).map(|_| rng.random_range(-2.0..2.0)).collect();
+        let mut cache = || {
+            let mut bytes = Vec::new();
+            for _ in 0..n_cells * n_kv_heads {
+                match cells {
+                    CellType::F16 => (0..head_size)
+                        .for_each(|_| bytes.extend(f32_to_f16(rng.random_range(-2.0f32..2.0)).to_le_bytes())),
+                    CellType::Q8_0 => (0..head_size / 32).for_each(|_| {
+                        bytes.extend(f32_to_f16(rng.random_range(0.0f32..0.02)).to_le_bytes());
+                        bytes.extend((0..32).map(|_| rng.random::<u8>()));
+                    }),
+                }
+            }
+            bytes
+        };
+        let (k, v) = (cache(), cache());
+        let (mask, positions) = (None, None);
+        Self { head_size, n_heads, n_kv_heads, n_rows, n_cells, soft_cap: 0.0, cells, q, k, v, mask, positions }
+    }
+
+    /// Each row sees each cell with the given probability.
+    fn masked(mut self, seed: u64, share: f64) -> Self {
+        let mut rng = Pcg32::seed_from_u64(seed);
+        let mask = (0..self.n_rows * self.n_cells).map(|_| if rng.random_bool(share) { 0 } else { 0xfc00 });
+        self.mask = Some(mask.collect());
+        self
+    }
+
+    fn head_bytes(&self) -> usize {
+        match self.cells {
+            CellType::F16 => self.head_size * 2,
+            CellType::Q8_0 => self.head_size / 32 * 34,
+        }
+    }
+
+    /// Row `row` alone.
+    fn row(&self, row: usize) -> Self {
+        let q = self.q[row * self.n_heads * self.head_size..][..self.n_heads * self.head_size].to_vec();
+        let mask = self.mask.as_ref().map(|m| m[row * self.n_cells..][..self.n_cells].to_vec());
+        Self { n_rows: 1, q, mask, ..self.clone() }
+    }
+
+    fn attention(&self, out: *mut f32) -> Attention {
+        let cache = |data: &[u8]| Heads {
+            data: data.as_ptr(),
+            row_bytes: self.n_kv_heads * self.head_bytes(),
+            head_bytes: self.head_bytes(),
+        };
+        Attention {
+            head_size: self.head_size,
+            n_heads: self.n_heads,
+            n_kv_heads: self.n_kv_heads,
+            n_rows: self.n_rows,
+            n_cells: self.n_cells,
+            scale: 0.3,
+            soft_cap: self.soft_cap,
+            q: Heads {
+                data: self.q.as_ptr(),
+                row_bytes: self.n_heads * self.head_size * 4,
+                head_bytes: self.head_size * 4,
+            },
+            k: cache(&self.k),
+            v: cache(&self.v),
+            cells: self.cells,
+            mask: self.mask.as_ref().map_or(std::ptr::null(), |m| m.as_ptr()),
+            mask_row_bytes: self.n_cells * 2,
+            positions: self.positions.as_ref().map_or(std::ptr::null(), |p| p.as_ptr()),
+            out,
+        }
+    }
+
+    fn run(&self, isa: Option<Isa>, n_threads: usize) -> Vec<f32> {
+        let mut out = vec![f32::NAN; self.n_rows * self.n_heads * self.head_size];
+        let attention = self.attention(out.as_mut_ptr());
+        assert!(attention.is_supported());
+        let mut work = vec![0xffu8; attention.work_bytes(n_threads)];
+        // SAFETY: all pointers come from vectors of these shapes; the threads of the call run one after the other.
+        unsafe {
+            let mut order = Order::new();
+            order.update(&attention);
+            (0..n_threads).for_each(|t| attention.run(isa, &order, work.as_mut_ptr(), t, n_threads));
+            if attention.needs_merge(&order) {
+                (0..n_threads).for_each(|t| attention.merge(isa, &order, work.as_mut_ptr(), t, n_threads));
+            }
+        }
+        out
+    }
+
+    /// A cache as `[cell][head][element]`.
+    fn values(&self, cache: &[u8]) -> Vec<f64> {
+        let half = |p: &[u8]| f64::from(f16_to_f32(u16::from_le_bytes([p[0], p[1]])));
+        match self.cells {
+            CellType::F16 => cache.chunks_exact(2).map(half).collect(),
+            CellType::Q8_0 => cache
+                .chunks_exact(34)
+                .flat_map(|block| block[2..].iter().map(move |&q| half(block) * f64::from(q as i8)))
+                .collect(),
+        }
+    }
+
+    fn reference(&self) -> Vec<f64> {
+        let (k, v) = (self.values(&self.k), self.values(&self.v));
+        let d = self.head_size;
+        let mut out = Vec::new();
+        for row in 0..self.n_rows {
+            for head in 0..self.n_heads {
+                let kv_head = head / (self.n_heads / self.n_kv_heads);
+                let at = |cell: usize| (cell * self.n_kv_heads + kv_head) * d;
+                let q = &self.q[(row * self.n_heads + head) * d..][..d];
+                let score = |cell: usize| {
+                    let dot: f64 = q.iter().zip(&k[at(cell)..]).map(|(&q, k)| f64::from(q) * k).sum();
+                    let (score, cap) = (dot * f64::from(0.3f32), f64::from(self.soft_cap));
+                    let score = if cap > 0.0 { cap * (score / cap).tanh() } else { score };
+                    score + self.mask.as_ref().map_or(0.0, |m| f64::from(f16_to_f32(m[row * self.n_cells + cell])))
+                };
+                let scores: Vec<f64> = (0..self.n_cells).map(score).collect();
+                let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let (mut sums, mut total) = (vec![0.0; d], 0.0);
+                for (cell, score) in scores.iter().enumerate().filter(|(_, score)| score.is_finite()) {
+                    let weight = (score - largest).exp();
+                    total += weight;
+                    sums.iter_mut().zip(&v[at(cell)..]).for_each(|(sum, v)| *sum += weight * v);
+                }
+                out.extend(sums.iter().map(|sum| if total > 0.0 { sum / total } else { 0.0 }));
+            }
+        }
+        out
+    }
+
+    fn check(&self, name: &str) {
+        let reference = self.reference();
+        for isa in sets() {
+            let out = self.run(isa, 2);
+            for (i, (&a, &b)) in out.iter().zip(&reference).enumerate() {
+                assert!((f64::from(a) - b).abs() < 2e-5, "{name}, {isa:?}: {a} instead of {b} at {i}");
+            }
+        }
+    }
+}
+
+/// Every instruction set of this machine, and none.
+fn sets() -> Vec<Option<Isa>> {
+    Isa::ALL.into_iter().filter(|isa| isa.is_available()).map(Some).chain([None]).collect()
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|v| v.to_bits()).collect()
+}
+
+#[test]
+fn agrees_with_double_precision() {
+    for (head_size, heads) in [(64, [9, 3]), (80, [4, 4]), (96, [4, 1]), (128, [8, 2]), (256, [4, 1]), (16, [1, 1])] {
+        for (n_rows, n_cells) in [(1, 1), (1, 300), (3, 17), (8, 257), (13, 16)] {
+            let name = format!("head {head_size}, {n_rows} rows, {n_cells} cells");
+            Case::random(1, head_size, heads, n_rows, n_cells, CellType::F16).check(&name);
+            Case::random(2, head_size, heads, n_rows, n_cells, CellType::F16).masked(3, 0.6).check(&name);
+            if head_size % 32 == 0 {
+                Case::random(4, head_size, heads, n_rows, n_cells, CellType::Q8_0).masked(5, 0.6).check(&name);
+            }
+        }
+    }
+    // More rows than a task serves, and than merge apart.
+    Case::random(6, 32, [6, 2], 40, 300, CellType::F16).masked(7, 0.5).check("40 rows");
+    let capped = Case { soft_cap: 1.5, ..Case::random(8, 64, [2, 1], 5, 300, CellType::F16) };
+    capped.masked(9, 0.9).check("soft cap");
+}
+
+#[test]
+fn hidden_cells_and_rows_do_no_harm() {
+    Case::random(1, 64, [2, 1], 4, 700, CellType::F16).masked(2, 0.0).check("nothing seen");
+    Case::random(1, 64, [2, 1], 4, 700, CellType::F16).masked(2, 0.004).check("hardly anything seen");
+    // One row sees only the last block, another one only the first.
+    let mut case = Case::random(3, 64, [2, 1], 2, 700, CellType::F16);
+    let mask = (0..1400).map(|i| if (200..700 + 650).contains(&i) { 0xfc00 } else { 0 });
+    case.mask = Some(mask.collect());
+    case.check("ends");
+}
+
+#[test]
+fn a_row_has_the_same_bits_alone_and_among_others() {
+    for cells in [CellType::F16, CellType::Q8_0] {
+        for (n_rows, n_cells) in [(2, 64), (5, 300), (17, 270), (40, 260)] {
+            let case = Case::random(n_rows as u64, 32, [6, 2], n_rows, n_cells, cells).masked(1, 0.5);
+            for isa in sets() {
+                let together = case.run(isa, 2);
+                for row in 0..n_rows {
+                    let alone = case.row(row).run(isa, 1);
+                    let row = &together[row * 6 * 32..][..6 * 32];
+                    assert_eq!(bits(&alone), bits(row), "{isa:?}, {n_rows} rows, {n_cells} cells");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_number_of_threads_changes_no_bit() {
+    let case = Case::random(1, 32, [6, 2], 8, 700, CellType::F16).masked(1, 0.7);
+    for isa in sets() {
+        let one = case.run(isa, 1);
+        for n_threads in 2..=8 {
+            assert_eq!(bits(&one), bits(&case.run(isa, n_threads)));
+        }
+    }
+}
+
+/// The case with cell i's content in cell `target(i)` of a larger cache, whose other cells hold copies of cell 0.
+fn scattered(case: &Case, n_cells: usize, target: impl Fn(usize) -> usize) -> Case {
+    let cell_bytes = case.n_kv_heads * case.head_bytes();
+    let copy = |cache: &[u8]| {
+        let mut out = cache[..cell_bytes].repeat(n_cells);
+        for i in 0..case.n_cells {
+            out[target(i) * cell_bytes..][..cell_bytes].copy_from_slice(&cache[i * cell_bytes..][..cell_bytes]);
+        }
+        out
+    };
+    let mut positions = vec![-1; n_cells];
+    let mut mask = vec![0xfc00; case.n_rows * n_cells];
+    for i in 0..case.n_cells {
+        positions[target(i)] = i as i32;
+        for row in 0..case.n_rows {
+            mask[row * n_cells + target(i)] = case.mask.as_ref().map_or(0, |m| m[row * case.n_cells + i]);
+        }
+    }
+    Case { n_cells, k: copy(&case.k), v: copy(&case.v), mask: Some(mask), positions: Some(positions), ..case.clone() }
+}
+
+#[test]
+fn the_cells_in_which_tokens_lie_change_no_bit() {
+    for n_cells in [100, 256, 300, 520] {
+        let case = Case::random(1, 32, [3, 1], 4, n_cells, CellType::F16).masked(2, 0.8);
+        for isa in sets() {
+            let in_order = bits(&case.run(isa, 2));
+            let gaps = scattered(&case, n_cells + n_cells / 4 + 1, |i| i + i / 4);
+            assert_eq!(in_order, bits(&gaps.run(isa, 2)));
+            let backwards = scattered(&case, n_cells, |i| n_cells - 1 - i);
+            assert_eq!(in_order, bits(&backwards.run(isa, 2)));
+            let shuffled = scattered(&case, 2 * 719, |i| i * 31 % 719 * 2);
+            assert_eq!(in_order, bits(&shuffled.run(isa, 2)));
+        }
+    }
+}
+
+#[test]
+fn siblings_change_no_bit() {
+    // Cells 290 to 299 are siblings of cells 280 to 289: rows 0 and 1 see the former, rows 2 and 3 the latter.
+    let mut case = Case::random(1, 64, [9, 3], 4, 300, CellType::F16);
+    let hidden = |row: usize, cell: usize| if row < 2 { (280..290).contains(&cell) } else { cell >= 290 };
+    case.mask = Some((0..1200).map(|i| if hidden(i / 300, i % 300) { 0xfc00 } else { 0 }).collect());
+    case.positions = Some((0..300).map(|i| if i < 290 { i } else { i - 10 }).collect());
+    // As a chain, the rows' own cells stand one after the other.
+    let mut chain = scattered(&case.row(0), 300, |i| i);
+    let cell_bytes = case.n_kv_heads * case.head_bytes();
+    for cache in [&mut chain.k, &mut chain.v] {
+        cache.copy_within(290 * cell_bytes..300 * cell_bytes, 280 * cell_bytes);
+    }
+    chain.mask = Some((0..300).map(|i| if i < 290 { 0 } else { 0xfc00 }).collect());
+    chain.positions = None;
+    for isa in sets() {
+        let tree = case.run(isa, 2);
+        assert_eq!(bits(&chain.run(isa, 1)), bits(&tree[..9 * 64]), "{isa:?}");
+    }
+    case.check("siblings");
+}
+
+#[test]
+fn useless_positions_fall_back_to_memory_order() {
+    let case = Case::random(1, 64, [2, 1], 3, 300, CellType::F16).masked(2, 0.7);
+    for positions in
+        [vec![-1; 300], vec![7; 300], (0..300).map(|i| i / 2).collect(), (0..300).map(|i| i * 999).collect()]
+    {
+        let odd = Case { positions: Some(positions), ..case.clone() };
+        for isa in sets() {
+            assert_eq!(bits(&case.run(isa, 2)), bits(&odd.run(isa, 2)));
+        }
+    }
+}
