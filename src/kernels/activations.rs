@@ -4,7 +4,6 @@
 //! Columns stand in tiles of [`TILE_COLUMNS`] (the last tile is as wide as there are columns left), a tile in units of
 //! consecutive elements, a unit in words of 4 bytes, and a word for all columns of the tile side by side.
 #![allow(unsafe_code)]
-#![allow(dead_code)]
 
 use super::half::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
 use super::isa::Isa;

@@ -131,6 +131,10 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         [_mm256_set1_ps(p.cast::<f32>().read_unaligned()); 2]
     }
     #[inline(always)]
+    unsafe fn add_f(a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+        both!(_mm256_add_ps, a, b)
+    }
+    #[inline(always)]
     unsafe fn mul_f(a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
         both!(_mm256_mul_ps, a, b)
     }

@@ -99,6 +99,10 @@ impl Simd for Avx512 {
         _mm512_set1_ps(p.cast::<f32>().read_unaligned())
     }
     #[inline(always)]
+    unsafe fn add_f(a: __m512, b: __m512) -> __m512 {
+        _mm512_add_ps(a, b)
+    }
+    #[inline(always)]
     unsafe fn mul_f(a: __m512, b: __m512) -> __m512 {
         _mm512_mul_ps(a, b)
     }

@@ -22,8 +22,11 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod blocks32;
+mod codes;
+mod floats;
 mod half;
 mod isa;
+mod k_quants;
 mod pass;
 #[cfg(test)]
 mod reference;
@@ -150,6 +153,8 @@ impl Weight {
     #[cfg(target_arch = "x86_64")]
     fn choose(weight_type: WeightType, isa: Isa) -> Option<(Format, Routines)> {
         use blocks32::Blocks32;
+        use floats::Floats;
+        use k_quants::KQuants;
         let signed_offset = if isa == Isa::Avx2 { 0 } else { 128 };
         Some(match weight_type {
             WeightType::Q4_0 => (Format::Q8_0 { offset: 8 }, Routines::of::<Blocks32<4, false>>(isa)),
@@ -157,7 +162,11 @@ impl Weight {
             WeightType::Q5_0 => (Format::Q8_0 { offset: 16 }, Routines::of::<Blocks32<5, false>>(isa)),
             WeightType::Q5_1 => (Format::Q8_1, Routines::of::<Blocks32<5, true>>(isa)),
             WeightType::Q8_0 => (Format::Q8_0 { offset: signed_offset }, Routines::of::<Blocks32<8, false>>(isa)),
-            _ => return None,
+            WeightType::Q4_K => (Format::Q8KPairs, Routines::of::<KQuants<4>>(isa)),
+            WeightType::Q5_K => (Format::Q8KPairs, Routines::of::<KQuants<5>>(isa)),
+            WeightType::Q6_K => (Format::Q8KOffset { offset: 32 }, Routines::of::<KQuants<6>>(isa)),
+            WeightType::F16 => (Format::F16, Routines::of::<Floats<false>>(isa)),
+            WeightType::BF16 => (Format::Bf16, Routines::of::<Floats<true>>(isa)),
         })
     }
 

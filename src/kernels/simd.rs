@@ -3,7 +3,6 @@
 //! A vector is one 512-bit register or a pair of 256-bit registers, so that a kernel is written once. Every method is
 //! inlined into a function that enables the instruction set (`pass.rs`).
 #![allow(clippy::missing_safety_doc)]
-#![allow(dead_code)]
 
 /// Sixteen lanes of one instruction set.
 ///
@@ -57,6 +56,7 @@ pub(super) trait Simd: Copy {
     unsafe fn zero_f() -> Self::F;
     /// The float at `p` in every lane.
     unsafe fn splat_f(p: *const u8) -> Self::F;
+    unsafe fn add_f(a: Self::F, b: Self::F) -> Self::F;
     unsafe fn mul_f(a: Self::F, b: Self::F) -> Self::F;
     /// `a * b + c`, rounded once.
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
