@@ -1,8 +1,11 @@
 //! All sources together, as one sequence sees them.
 
+use std::sync::Arc;
+
 use crate::config::RepresentativeConfig;
 use crate::representative::calibrate::{Calibration, Proposals, copy_bucket, count_bucket, level_bucket};
 use crate::representative::copy::CopyIndex;
+use crate::representative::corpus::Corpus;
 use crate::representative::overlay::{ONE, Overlay};
 use crate::representative::recall::{Recall, TopRow};
 use crate::representative::rows::Row;
@@ -12,6 +15,7 @@ use crate::token::Token;
 /// What a process has learnt, shared by all its sequences.
 #[derive(Clone, Debug)]
 pub struct Representative {
+    corpus: Option<Arc<Corpus>>,
     pub(crate) overlay: Overlay,
     pub(crate) recall: Recall,
     pub(crate) log: CopyIndex,
@@ -23,6 +27,7 @@ impl Representative {
     /// An empty representative with tables of the configured sizes.
     pub fn new(config: &RepresentativeConfig) -> Self {
         Self {
+            corpus: None,
             overlay: Overlay::new(config.overlay_contexts),
             recall: Recall::new(config.recall_contexts),
             log: CopyIndex::new(config.log_tokens),
@@ -31,7 +36,13 @@ impl Representative {
         }
     }
 
-    /// Forgets everything learnt.
+    /// Adds a frozen corpus in place of an earlier one. It must be of the target's tokenizer: compare
+    /// [`Corpus::fingerprint`].
+    pub fn set_corpus(&mut self, corpus: Option<Arc<Corpus>>) {
+        self.corpus = corpus;
+    }
+
+    /// Forgets everything learnt; a corpus stays.
     pub fn clear(&mut self) {
         self.overlay.clear();
         self.recall.clear();
@@ -39,7 +50,7 @@ impl Representative {
         self.calibrations = [Calibration::default(), Calibration::default()];
     }
 
-    /// Bytes held by the learnt tables.
+    /// Bytes held by the learnt tables; a corpus counts itself.
     pub fn memory_bytes(&self) -> usize {
         self.overlay.table().memory_bytes() + self.recall.table().memory_bytes() + self.log.memory_bytes()
     }
@@ -83,6 +94,11 @@ impl View<'_> {
         }
         if shared.enabled(Source::OverlayPair) {
             counted(shared.overlay.pair(context.previous, context.last), Source::OverlayPair, out);
+        }
+        if shared.enabled(Source::Corpus)
+            && let Some(corpus) = &shared.corpus
+        {
+            from_corpus(corpus, context, out);
         }
         if shared.enabled(Source::RunnerUp) && context.depth == 0 {
             out.know(Source::RunnerUp);
@@ -173,5 +189,21 @@ fn counted(row: Option<&Row>, source: Source, out: &mut Proposals) {
                 out.propose(source, token, count_bucket(f32::from(weight) / one, total));
             }
         }
+    }
+}
+
+/// The pair's successors, or those of the last token alone where the pair is not in the corpus.
+fn from_corpus(corpus: &Corpus, context: &Context, out: &mut Proposals) {
+    const WIDTH: usize = 8;
+    let pair = corpus.successors3(context.previous, context.last);
+    let backed_off = pair.is_empty();
+    let row = if backed_off { corpus.successors2(context.last) } else { pair };
+    if row.is_empty() {
+        return;
+    }
+    out.know(Source::Corpus);
+    for (token, probability) in row.take(WIDTH) {
+        let bucket = level_bucket(probability) + if backed_off { 15 } else { 0 };
+        out.propose(Source::Corpus, token, bucket);
     }
 }
