@@ -6,6 +6,7 @@ pub mod config;
 pub mod draft;
 pub mod error;
 pub mod generation;
+pub mod kernels;
 pub mod model;
 pub mod representative;
 pub mod round;
