@@ -110,7 +110,8 @@ impl CostTable {
         let slope = self.slope_near(rows);
         let entry = &mut self.entries[rows];
         entry.last_seen = self.round;
-        let own = (ms - if switched { self.switch_ms } else { 0.0 }) / self.speed;
+        // However dear switching seems, most of a round is the decode call.
+        let own = (ms - if switched { self.switch_ms } else { 0.0 }).max(0.5 * ms) / self.speed;
         match entry.n_samples {
             0 => {
                 *entry =
