@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::model::TargetModel;
 use crate::round::{Decoder, Turn};
 use crate::sampling::RowSampler;
-use crate::sequence::{Finish, Sequence};
+use crate::sequence::{Finish, Request, Sequence};
 use crate::stats::Stats;
 use crate::token::{Slot, Token};
 
@@ -19,17 +19,6 @@ pub struct Session<T: TargetModel> {
     cancel: CancelFlag,
     /// The target's slot may hold something else than `sequence` says.
     is_unclean: bool,
-}
-
-/// What to generate.
-#[derive(Clone, Debug, Default)]
-pub struct Request<'a> {
-    /// The prompt; at least one token.
-    pub prompt: &'a [Token],
-    /// Most tokens to emit; the end of the context ends the generation as well.
-    pub n_max: usize,
-    /// Tokens after which the generation ends; they are emitted.
-    pub end_tokens: &'a [Token],
 }
 
 impl<T: TargetModel> Session<T> {
@@ -97,8 +86,7 @@ impl<T: TargetModel> Session<T> {
             self.target.truncate(Slot(0), 0)?;
         }
         self.is_unclean = false;
-        self.sequence.begin(request.prompt, reused, request.n_max, request.end_tokens);
-        self.decoder.begin_text(&self.sequence);
+        self.decoder.begin(&mut self.sequence, request, reused);
         Ok(Generation { session: self, sampler, n_returned: 0, is_closed: false })
     }
 }
@@ -173,7 +161,7 @@ impl<T: TargetModel> Generation<'_, T> {
     fn close(&mut self) {
         if !self.is_closed {
             self.is_closed = true;
-            self.session.decoder.end_text(&self.session.sequence);
+            self.session.decoder.end(&self.session.sequence);
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::model::{DraftShape, Limits, TargetModel};
 use crate::representative::recall::{RowScan, TopRow};
 use crate::representative::{NO_TOKEN, Predict, Representative, View};
 use crate::sampling::RowSampler;
-use crate::sequence::{Finish, Sequence};
+use crate::sequence::{Finish, Request, Sequence};
 use crate::token::{Pos, RowId, Token};
 use crate::verify::walk;
 
@@ -96,18 +96,21 @@ impl Decoder {
         &self.config
     }
 
-    /// A sequence begins: its prompt is learnt, but for the beginning that was learnt when the slot's cells were made.
-    pub(crate) fn begin_text(&mut self, sequence: &Sequence) {
+    /// Starts a sequence on a prompt of which the target's slot holds the first `n_held` tokens, less than all of them. The prompt is
+    /// learnt, but for the beginning that was learnt when the slot's cells were made.
+    ///
+    /// Call [`end`](Self::end) when the sequence has finished.
+    pub fn begin(&mut self, sequence: &mut Sequence, request: &Request<'_>, n_held: usize) {
+        sequence.begin(request, n_held.min(request.prompt.len().saturating_sub(1)));
         if self.config.draft.mode != DraftMode::Off {
-            let tokens = sequence.tokens();
             // Two tokens of context make the first new tri-gram whole.
             let from = sequence.n_decoded.saturating_sub(2);
-            self.representative.overlay.learn_text(&tokens[from..]);
+            self.representative.overlay.learn_text(&sequence.tokens()[from..]);
         }
     }
 
     /// A sequence ends: later ones may copy from it.
-    pub(crate) fn end_text(&mut self, sequence: &Sequence) {
+    pub fn end(&mut self, sequence: &Sequence) {
         if self.config.draft.mode != DraftMode::Off {
             let from = (sequence.stats.n_prompt_reused as usize).min(sequence.tokens().len());
             self.representative.log.begin_document();
@@ -194,22 +197,20 @@ impl Decoder {
         }
     }
 
-    /// Tree and prompt pieces to rows.
+    /// Trees to rows, and pieces of prompts as far as there is room beside them.
     fn lay_out(&mut self, limits: &Limits, turns: &[Turn<'_>]) {
         self.batch.clear();
-        let mut room = limits.max_rows as usize;
-        for turn in turns {
-            let sequence = &*turn.sequence;
-            let (slot, pos) = (sequence.slot, Pos(sequence.n_decoded as u32));
+        let sequences = || turns.iter().map(|turn| &*turn.sequence);
+        for sequence in sequences().filter(|sequence| sequence.n_pending() == 1) {
+            let root = sequence.tokens()[sequence.n_decoded];
+            self.batch.push_draft(sequence.slot, Pos(sequence.n_decoded as u32), root, &sequence.tree);
+        }
+        for sequence in sequences().filter(|sequence| sequence.n_pending() > 1) {
             let pending = &sequence.tokens()[sequence.n_decoded..];
-            if let [root] = pending {
-                self.batch.push_draft(slot, pos, *root, &sequence.tree);
-                room = room.saturating_sub(1 + sequence.tree.len());
-            } else {
-                let piece = &pending[..pending.len().min(room)];
-                self.batch.push_prompt(slot, pos, piece, piece.len() == pending.len());
-                room -= piece.len();
-            }
+            let room = (limits.max_rows as usize).saturating_sub(self.batch.len());
+            let piece = &pending[..pending.len().min(room)];
+            let pos = Pos(sequence.n_decoded as u32);
+            self.batch.push_prompt(sequence.slot, pos, piece, piece.len() == pending.len());
         }
         self.tops.clear();
         self.tops.resize(self.batch.len(), None);
@@ -339,22 +340,19 @@ impl Decoder {
         let now = Instant::now();
         let ns = |from: Instant, to: Instant| (to - from).as_nanos() as u64;
         let n_sequences = turns.len().max(1) as u64;
-        let was_prompt = self.batch.segments().iter().any(|segment| {
-            let first = self.batch.row(RowId(segment.rows.start));
-            turns
-                .iter()
-                .any(|turn| turn.sequence.slot == segment.slot && (first.pos.0 as usize) < turn.sequence.n_prompt)
-        });
-        let mut used_cells = 0;
-        let (mut n_tokens, mut n_drafted) = (0, 0);
+        let (mut used_cells, mut n_tokens, mut n_drafted) = (0, 0, 0);
+        let mut reads_prompt = false;
         for turn in turns.iter_mut() {
             let sequence = &mut *turn.sequence;
             used_cells += sequence.n_decoded;
             n_tokens += sequence.walk.tokens.len();
             n_drafted += sequence.tree.len();
             let stats = &mut sequence.stats;
-            if was_prompt {
-                stats.n_prompt = (sequence.n_decoded as u64) - stats.n_prompt_reused;
+            let segment = self.batch.segments().iter().find(|segment| segment.slot == sequence.slot);
+            let first = segment.map_or(0, |segment| self.batch.row(RowId(segment.rows.start)).pos.0 as usize);
+            if first < sequence.n_prompt {
+                reads_prompt = true;
+                stats.n_prompt = sequence.n_decoded as u64 - stats.n_prompt_reused;
                 stats.prompt_ns += ns(begun, now) / n_sequences;
                 continue;
             }
@@ -365,7 +363,7 @@ impl Decoder {
             stats.learn_ns += ns(sampled, now) / n_sequences;
             sequence.count(&self.batch);
         }
-        if was_prompt {
+        if reads_prompt {
             return;
         }
         let ms = |from: Instant, to: Instant| (to - from).as_secs_f32() * 1e3;

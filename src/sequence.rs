@@ -21,6 +21,17 @@ pub enum Finish {
     Cancelled,
 }
 
+/// What to generate.
+#[derive(Clone, Debug, Default)]
+pub struct Request<'a> {
+    /// The prompt; at least one token.
+    pub prompt: &'a [Token],
+    /// Most tokens to emit; the end of the context ends the generation as well.
+    pub n_max: usize,
+    /// Tokens after which the generation ends; they are emitted.
+    pub end_tokens: &'a [Token],
+}
+
 /// A prompt and its continuation so far.
 #[derive(Debug)]
 pub struct Sequence {
@@ -66,9 +77,9 @@ impl Sequence {
         }
     }
 
-    /// Starts anew with a prompt of which the target's slot holds the first `n_decoded` tokens. At least one token of the prompt must be
-    /// left to decode.
-    pub(crate) fn begin(&mut self, prompt: &[Token], n_decoded: usize, n_max: usize, end_tokens: &[Token]) {
+    /// Starts anew with a prompt of which the target's slot holds the first `n_decoded` tokens.
+    pub(crate) fn begin(&mut self, request: &Request<'_>, n_decoded: usize) {
+        let Request { prompt, n_max, end_tokens } = *request;
         self.text.clear();
         self.text.extend(prompt);
         self.n_prompt = prompt.len();
@@ -83,6 +94,11 @@ impl Sequence {
         self.walk.rows.clear();
         self.walk.tokens.clear();
         self.stats = Stats { n_prompt_reused: n_decoded as u64, ..Stats::default() };
+    }
+
+    /// The slot of the target that holds the sequence.
+    pub fn slot(&self) -> Slot {
+        self.slot
     }
 
     /// Prompt and output so far.

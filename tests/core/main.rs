@@ -2,5 +2,6 @@
 
 mod exactness;
 mod layering;
+mod shared_calls;
 mod steady_state;
 mod suite;
