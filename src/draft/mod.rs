@@ -5,6 +5,7 @@ mod budget;
 pub mod cost;
 mod governor;
 mod mcts;
+pub mod reference;
 mod tree;
 
 pub use best_first::BestFirst;

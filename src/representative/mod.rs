@@ -8,6 +8,7 @@ pub mod copy;
 pub mod corpus;
 pub mod overlay;
 pub mod recall;
+pub mod reference;
 pub mod rows;
 pub mod store;
 mod view;
