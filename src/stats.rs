@@ -39,10 +39,13 @@ pub struct Stats {
     /// Of it: learning, and keeping the accepted path.
     pub learn_ns: u64,
     /// Rounds by number of accepted nodes.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "without_tail"))]
     pub rounds_by_accepted: Histogram,
     /// Rounds by number of nodes drafted.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "without_tail"))]
     pub rounds_by_drafted: Histogram,
     /// Nodes drafted and accepted by depth; index 0 is unused.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "without_tail"))]
     pub by_depth: [Tally; MAX_DRAFT_ROWS],
     /// Nodes drafted and accepted by source, in the order of [`Source::ALL`].
     pub by_source: [Tally; Source::COUNT],
@@ -167,6 +170,16 @@ impl fmt::Display for Stats {
             self.overhead_share() * 100.0
         )
     }
+}
+
+/// Writes an array without the defaults at its end: deep nodes are rare.
+#[cfg(feature = "serde")]
+fn without_tail<T: serde::Serialize + PartialEq + Default, S: serde::Serializer>(
+    values: &[T; MAX_DRAFT_ROWS],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let n = values.iter().rposition(|value| *value != T::default()).map_or(0, |last| last + 1);
+    serializer.collect_seq(&values[..n])
 }
 
 fn ratio(part: u64, whole: u64) -> f64 {

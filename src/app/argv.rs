@@ -1,0 +1,261 @@
+//! From the command line as llama.cpp's users type it to one that clap understands.
+//!
+//! llama.cpp has flags of several letters behind a single dash. clap would read `-ngl 99` as `-n gl` and `-hf x` as `-h`, so they are
+//! spelled out before it sees them. Flags of llama.cpp that mean another way of speculating end with an error that names ours.
+
+use std::ffi::{OsStr, OsString};
+
+use anyhow::{Error, Result};
+
+/// llama.cpp's flags of several letters behind a single dash, and how they are spelled out. Those that aded does not know are here as
+/// well: spelled out, they are refused by their own names.
+pub(crate) const SPELLINGS: &[(&str, &str)] = &[
+    ("-bf", "--binary-file"),
+    ("-bs", "--backend-sampling"),
+    ("-cb", "--cont-batching"),
+    ("-Cb", "--cpu-mask-batch"),
+    ("-cl", "--cache-list"),
+    ("-cmoe", "--cpu-moe"),
+    ("-cms", "--checkpoint-min-step"),
+    ("-cnv", "--conversation"),
+    ("-co", "--color"),
+    ("-Cr", "--cpu-range"),
+    ("-cram", "--cache-ram"),
+    ("-Crb", "--cpu-range-batch"),
+    ("-ctk", "--cache-type-k"),
+    ("-ctv", "--cache-type-v"),
+    ("-ctxcp", "--ctx-checkpoints"),
+    ("-dev", "--device"),
+    ("-dr", "--docker-repo"),
+    ("-dt", "--defrag-thold"),
+    ("-fa", "--flash-attn"),
+    ("-fit", "--fit"),
+    ("-fitc", "--fit-ctx"),
+    ("-fitp", "--fit-print"),
+    ("-fitt", "--fit-target"),
+    ("-gan", "--grp-attn-n"),
+    ("-gaw", "--grp-attn-w"),
+    ("-hf", "--hf-repo"),
+    ("-hff", "--hf-file"),
+    ("-hfr", "--hf-repo"),
+    ("-hft", "--hf-token"),
+    ("-if", "--interactive-first"),
+    ("-jf", "--json-schema-file"),
+    ("-kvo", "--kv-offload"),
+    ("-kvu", "--kv-unified"),
+    ("-lm", "--load-mode"),
+    ("-lv", "--verbosity"),
+    ("-lzm", "--lazy-mode"),
+    ("-mg", "--main-gpu"),
+    ("-mli", "--multiline-input"),
+    ("-mm", "--mmproj"),
+    ("-mmu", "--mmproj-url"),
+    ("-mu", "--model-url"),
+    ("-ncffn", "--n-cpu-ffn"),
+    ("-ncmoe", "--n-cpu-moe"),
+    ("-ngl", "--gpu-layers"),
+    ("-nkvo", "--no-kv-offload"),
+    ("-no-cnv", "--no-conversation"),
+    ("-no-kvu", "--no-kv-unified"),
+    ("-nocb", "--no-cont-batching"),
+    ("-np", "--parallel"),
+    ("-nr", "--no-repack"),
+    ("-ns", "--sequences"),
+    ("-ot", "--override-tensor"),
+    ("-ptc", "--print-token-count"),
+    ("-rea", "--reasoning"),
+    ("-sm", "--split-mode"),
+    ("-sp", "--special"),
+    ("-sps", "--slot-prompt-similarity"),
+    ("-st", "--single-turn"),
+    ("-sys", "--system-prompt"),
+    ("-sysf", "--system-prompt-file"),
+    ("-tb", "--threads-batch"),
+    ("-to", "--timeout"),
+    ("-ts", "--tensor-split"),
+    ("-ub", "--ubatch-size"),
+];
+
+/// Flags whose value is a text of the user's, which may itself look like a flag.
+const TAKE_TEXT: &[&str] =
+    &["-p", "--prompt", "-sys", "--system-prompt", "-r", "--reverse-prompt", "--stop", "--chat-template"];
+
+/// Flags of a draft model: beginnings of names, and whole names.
+const DRAFT_MODEL_PREFIXES: &[&str] = &["--spec-draft-"];
+const DRAFT_MODEL: &[&str] = &[
+    "-md",
+    "--model-draft",
+    "-hfd",
+    "-hfrd",
+    "--hf-repo-draft",
+    "-td",
+    "--threads-draft",
+    "-tbd",
+    "--threads-batch-draft",
+    "-ctkd",
+    "--cache-type-k-draft",
+    "-ctvd",
+    "--cache-type-v-draft",
+    "-otd",
+    "--override-tensor-draft",
+    "-cmoed",
+    "--cpu-moe-draft",
+    "-ncmoed",
+    "--n-cpu-moe-draft",
+    "-devd",
+    "--device-draft",
+    "-ngld",
+    "--gpu-layers-draft",
+    "--n-gpu-layers-draft",
+    "-cd",
+    "--ctx-size-draft",
+    "-Cd",
+    "--cpu-mask-draft",
+    "-Crd",
+    "--cpu-range-draft",
+    "-Cbd",
+    "--cpu-mask-batch-draft",
+    "-Crbd",
+    "--cpu-range-batch-draft",
+    "--draft-p-split",
+    "--draft-p-min",
+    "--mtp",
+    "--eagle3",
+    "--dflash",
+];
+/// Flags of draft lengths.
+const DRAFT_LENGTH: &[&str] = &[
+    "--draft",
+    "--draft-n",
+    "--draft-max",
+    "--draft-min",
+    "--draft-n-min",
+    "--spec-draft-n-max",
+    "--spec-draft-n-min",
+];
+/// Flags of other ways to draft without a model.
+const OTHER_DRAFTS_PREFIXES: &[&str] = &["--spec-ngram-", "--spec-synth-"];
+const OTHER_DRAFTS: &[&str] = &["--spec-default", "-lcs", "--lookup-cache-static", "-lcd", "--lookup-cache-dynamic"];
+
+/// Spells out llama.cpp's flags.
+///
+/// # Errors
+/// A usage error for a flag that chooses another way of speculating.
+pub(crate) fn normalise(arguments: impl IntoIterator<Item = OsString>) -> Result<Vec<OsString>> {
+    let mut out = Vec::new();
+    let (mut is_text, mut is_over) = (true, false);
+    for argument in arguments {
+        // The first argument is the program's own name.
+        if is_text || is_over {
+            (is_text, is_over) = (false, is_over);
+            out.push(argument);
+            continue;
+        }
+        is_over = argument == "--";
+        let Some(text) = argument.to_str().filter(|text| text.starts_with('-')) else {
+            out.push(argument);
+            continue;
+        };
+        let (name, value) = text.split_once('=').map_or((text, None), |(name, value)| (name, Some(value)));
+        // llama.cpp takes `--ctx_size` for `--ctx-size`.
+        let dashed = if name.starts_with("--") { name.replace('_', "-") } else { name.to_owned() };
+        refuse(&dashed)?;
+        let name = SPELLINGS.iter().find(|(short, _)| *short == dashed).map_or(dashed.as_str(), |(_, long)| long);
+        is_text = value.is_none() && TAKE_TEXT.contains(&name);
+        out.push(value.map_or_else(|| name.into(), |value| format!("{name}={value}").into()));
+    }
+    Ok(out)
+}
+
+fn refuse(name: &str) -> Result<()> {
+    let begins = |prefixes: &[&str]| prefixes.iter().any(|prefix| name.starts_with(prefix));
+    let text = if DRAFT_LENGTH.contains(&name) {
+        format!("{name} is llama.cpp's; here --spec-budget sets the nodes per round and --spec-depth the longest guess")
+    } else if DRAFT_MODEL.contains(&name) || begins(DRAFT_MODEL_PREFIXES) {
+        format!("{name} is for a draft model, and aded needs none: leave it out; --spec on|off|auto switches drafting")
+    } else if OTHER_DRAFTS.contains(&name) || begins(OTHER_DRAFTS_PREFIXES) {
+        format!(
+            "{name} is for another way of drafting; here --spec on|off|auto switches drafting, --spec-search and --corpus shape it"
+        )
+    } else {
+        return Ok(());
+    };
+    Err(Error::new(aded::Error::usage(text)))
+}
+
+/// Environment variables of llama.cpp that stand in for a flag's own `ADED_*` one where that is not set: (flag's id, name).
+pub(crate) const LLAMA_ENVIRONMENT: &[(&str, &str)] = &[
+    ("model", "LLAMA_ARG_MODEL"),
+    ("gpu_layers", "LLAMA_ARG_N_GPU_LAYERS"),
+    ("ctx_size", "LLAMA_ARG_CTX_SIZE"),
+    ("batch_size", "LLAMA_ARG_BATCH"),
+    ("ubatch_size", "LLAMA_ARG_UBATCH"),
+    ("threads", "LLAMA_ARG_THREADS"),
+    ("flash_attn", "LLAMA_ARG_FLASH_ATTN"),
+    ("cache_type_k", "LLAMA_ARG_CACHE_TYPE_K"),
+    ("cache_type_v", "LLAMA_ARG_CACHE_TYPE_V"),
+    ("predict", "LLAMA_ARG_N_PREDICT"),
+    ("temp", "LLAMA_ARG_TEMPERATURE"),
+    ("top_k", "LLAMA_ARG_TOP_K"),
+    ("top_p", "LLAMA_ARG_TOP_P"),
+    ("min_p", "LLAMA_ARG_MIN_P"),
+    ("repeat_penalty", "LLAMA_ARG_REPEAT_PENALTY"),
+    ("presence_penalty", "LLAMA_ARG_PRESENCE_PENALTY"),
+    ("frequency_penalty", "LLAMA_ARG_FREQUENCY_PENALTY"),
+    ("log_file", "LLAMA_ARG_LOG_FILE"),
+];
+
+/// Lets llama.cpp's environment variables stand in, in a command and all its subcommands. An empty variable counts as unset.
+pub(crate) fn with_environment(command: clap::Command) -> clap::Command {
+    let is_set = |name: &OsStr| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let command = command.mut_args(|argument| {
+        let own = argument.get_env().is_some_and(is_set);
+        let id = argument.get_id().as_str().to_owned();
+        match LLAMA_ENVIRONMENT.iter().find(|(of, _)| *of == id) {
+            Some((_, name)) if !own && is_set(OsStr::new(name)) => argument.env(*name),
+            _ if argument.get_env().is_some() && !own => argument.env(None::<&str>),
+            _ => argument,
+        }
+    });
+    command.mut_subcommands(with_environment)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(arguments: &[&str]) -> Vec<String> {
+        let arguments = std::iter::once("aded").chain(arguments.iter().copied()).map(OsString::from);
+        normalise(arguments).unwrap().iter().skip(1).map(|argument| argument.to_str().unwrap().to_owned()).collect()
+    }
+
+    #[test]
+    fn every_short_name_is_spelled_out_alone_and_with_a_value() {
+        for (short, long) in SPELLINGS {
+            assert_eq!(run(&["run", short, "1"]), ["run", long, "1"]);
+            assert_eq!(run(&[&format!("{short}=1")]), [format!("{long}=1")]);
+        }
+        assert!(SPELLINGS.is_sorted_by_key(|(short, _)| short.to_lowercase()), "in order, so that readers find them");
+        assert_eq!(run(&["--ctx_size", "64", "--cache_type_k=f16"]), ["--ctx-size", "64", "--cache-type-k=f16"]);
+    }
+
+    #[test]
+    fn texts_of_the_user_stay_as_they_are() {
+        for flag in ["-p", "--prompt", "-r", "--stop"] {
+            assert_eq!(run(&[flag, "-ngl", "-ngl", "9"]), [flag, "-ngl", "--gpu-layers", "9"]);
+        }
+        assert_eq!(run(&["-sys", "-md", "x"]), ["--system-prompt", "-md", "x"]);
+        assert_eq!(run(&["--", "-ngl", "--draft"]), ["--", "-ngl", "--draft"]);
+        assert_eq!(run(&["-p=--draft", "-n", "-1", "-"]), ["-p=--draft", "-n", "-1", "-"]);
+    }
+
+    #[test]
+    fn flags_of_other_speculation_name_ours() {
+        let all =
+            [DRAFT_LENGTH, DRAFT_MODEL, OTHER_DRAFTS, &["--spec-ngram-mod-n-max", "--spec-draft-p-min", "--draft_max"]];
+        for name in all.concat() {
+            let error = normalise(["aded", "run", name, "8"].map(OsString::from)).unwrap_err().to_string();
+            assert!(error.contains("--spec"), "{name}: {error}");
+        }
+    }
+}
