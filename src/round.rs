@@ -7,14 +7,17 @@
 //!
 //! [`Decoder::round`] calls the stages in this order; no stage calls another.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::batch::DraftBatch;
 use crate::config::{Config, DraftMode, MAX_DRAFT_ROWS, SearchKind};
 use crate::draft::cost::{CostCurve, CostTable};
+use crate::draft::reference::Reference;
 use crate::draft::{BestFirst, Bounds, Budget, DraftTree, Governor, Mcts, Search};
 use crate::error::Error;
 use crate::model::{DraftShape, Limits, TargetModel};
+use crate::representative::corpus::Corpus;
 use crate::representative::recall::{RowScan, TopRow};
 use crate::representative::{NO_TOKEN, Predict, Representative, View};
 use crate::sampling::RowSampler;
@@ -59,16 +62,12 @@ impl Decoder {
     /// A usage error if the configuration is out of range.
     pub fn new(config: Config) -> Result<Self, Error> {
         config.validate()?;
-        let search: Box<dyn Search> = match config.draft.search {
-            SearchKind::Mcts => Box::new(Mcts::new(config.draft.iterations.into())),
-            _ => Box::new(BestFirst::default()),
-        };
         Ok(Self {
             representative: Representative::new(&config.representative),
+            search: search(&config, None),
             config,
             cost: CostTable::default(),
             governor: Governor::default(),
-            search,
             budget: Budget::default(),
             batch: DraftBatch::new(),
             scan: RowScan::default(),
@@ -81,9 +80,17 @@ impl Decoder {
         &self.representative
     }
 
-    /// What was learnt, to add a corpus or to forget.
-    pub fn representative_mut(&mut self) -> &mut Representative {
-        &mut self.representative
+    /// Adds a frozen corpus in place of an earlier one. It must be of the target's tokenizer: compare
+    /// [`Corpus::fingerprint`].
+    pub fn set_corpus(&mut self, corpus: Option<Arc<Corpus>>) {
+        self.representative.set_corpus(corpus.clone());
+        self.search = search(&self.config, corpus);
+    }
+
+    /// Forgets everything learnt from texts; the corpus and the measured times stay.
+    pub fn forget(&mut self) {
+        self.representative.clear();
+        self.search = search(&self.config, self.representative.corpus().cloned());
     }
 
     /// What rounds cost, as measured so far.
@@ -147,6 +154,7 @@ impl Decoder {
         if self.config.draft.mode == DraftMode::Off || limits.shape == DraftShape::Nothing || !all_generate {
             return;
         }
+        let published = self.config.draft.search == SearchKind::Reference;
         let n_roots = turns.len();
         let max_rows = (limits.max_logits_rows as usize).min(MAX_DRAFT_ROWS);
         if n_roots >= max_rows {
@@ -155,16 +163,17 @@ impl Decoder {
         let used_cells = turns.iter().map(|turn| turn.sequence.n_decoded).sum();
         let curve = match self.config.draft.budget {
             Some(nodes) => CostCurve::free((n_roots + usize::from(nodes)).min(max_rows)),
-            None => self.cost.curve(used_cells, max_rows),
+            None => self.cost.curve(used_cells, n_roots, max_rows),
         };
         let always = self.config.draft.mode == DraftMode::On;
-        if !always && self.config.draft.budget.is_none() && !self.governor.may_draft() {
+        if !always && !published && self.config.draft.budget.is_none() && !self.governor.may_draft() {
             return;
         }
         let floor = Budget::floor(&curve, n_roots);
         for turn in turns.iter_mut() {
             let bounds = Bounds {
-                max_nodes: max_rows - n_roots,
+                max_nodes: usize::from(self.config.draft.budget.unwrap_or(u16::MAX))
+                    .min((max_rows - n_roots) / if published { n_roots } else { 1 }),
                 max_depth: usize::from(self.config.draft.max_depth).min(turn.sequence.max_depth()) as u16,
                 max_leaves: if limits.shape == DraftShape::Tree { limits.max_leaves.into() } else { 1 },
             };
@@ -176,6 +185,10 @@ impl Decoder {
             };
             self.search.search(&view, &bounds, &mut wanted, &mut tree);
             turn.sequence.tree = tree;
+        }
+        if published {
+            // As published: a tree of fixed size, whatever its rows cost.
+            return;
         }
         let least = usize::from(always);
         let single;
@@ -375,6 +388,16 @@ impl Decoder {
             && let Some(plain_ms) = self.cost.measured_ms(1, used_cells)
         {
             self.governor.observe((plain_ms + self.cost.sample_ms()) * n_tokens as f32, round_ms);
+        }
+    }
+}
+
+fn search(config: &Config, corpus: Option<Arc<Corpus>>) -> Box<dyn Search> {
+    match config.draft.search {
+        SearchKind::BestFirst => Box::new(BestFirst::default()),
+        SearchKind::Mcts => Box::new(Mcts::new(config.draft.iterations.into())),
+        SearchKind::Reference => {
+            Box::new(Reference::new(corpus, config.representative.overlay_contexts, config.draft.seed))
         }
     }
 }

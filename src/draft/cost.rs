@@ -154,13 +154,16 @@ impl CostTable {
         self.sample_ms
     }
 
-    /// The costs of the next round; sizes above `max_rows` are not allowed.
-    pub fn curve(&self, used_cells: usize, max_rows: usize) -> CostCurve {
+    /// The costs of the next round of `n_roots` sequences; sizes above `max_rows` are not allowed. A round of the roots alone is the plain
+    /// one.
+    pub fn curve(&self, used_cells: usize, n_roots: usize, max_rows: usize) -> CostCurve {
         let mut ms = [f32::INFINITY; MAX_DRAFT_ROWS + 1];
-        let plain = self.measured_ms(1, used_cells);
+        let n_roots = n_roots.clamp(1, MAX_DRAFT_ROWS);
+        let plain = self.measured_ms(n_roots, used_cells);
         let plain_ms = plain.unwrap_or(1.0);
-        let mut below = (1, plain_ms);
-        for rows in SIZES.into_iter().filter(|&rows| rows <= max_rows) {
+        let mut below = (n_roots, plain_ms);
+        ms[n_roots] = plain_ms;
+        for rows in SIZES.into_iter().filter(|&rows| rows > n_roots && rows <= max_rows) {
             let entry = &self.entries[rows];
             let cost = if entry.n_samples >= 1 {
                 let measured = self.at(entry, used_cells);
@@ -174,11 +177,14 @@ impl CostTable {
                 let larger = self.entries[rows..].iter().find(|entry| entry.n_samples >= 2);
                 larger.map_or(guess, |entry| guess.min(self.at(entry, used_cells)))
             };
-            ms[rows] = cost + if rows == self.last_rows { 0.0 } else { self.switch_ms };
+            ms[rows] = cost;
+        }
+        for (rows, ms) in ms.iter_mut().enumerate() {
+            *ms += if rows == self.last_rows { 0.0 } else { self.switch_ms };
         }
         if plain.is_none() {
             // The first rounds are plain: everything else is measured against them.
-            ms[2..].fill(f32::INFINITY);
+            ms[n_roots + 1..].fill(f32::INFINITY);
         }
         CostCurve { ms, sample_ms: self.sample_ms, plain_ms }
     }
@@ -260,7 +266,7 @@ mod tests {
 
     #[test]
     fn before_plain_is_known_nothing_else_is_allowed() {
-        let curve = CostTable::default().curve(0, 64);
+        let curve = CostTable::default().curve(0, 1, 64);
         assert!(curve.ms[1].is_finite() && curve.ms[2..].iter().all(|ms| ms.is_infinite()));
     }
 
@@ -271,7 +277,7 @@ mod tests {
             table.observe(1, 0, 4.0, 1, 0.0);
             table.observe(8, 0, 4.2, 1, 0.0);
         }
-        let curve = table.curve(0, 16);
+        let curve = table.curve(0, 1, 16);
         assert!(curve.ms[4] < 4.4 && curve.ms[12] > 4.2 && curve.ms[12] < 5.0);
         assert!(curve.ms[20].is_infinite(), "above the limit");
     }

@@ -16,12 +16,15 @@
 //! Read in the published code and checked against the package `draftretriever` 0.1.1. What is ours: rollouts are seeded, and ties are
 //! broken by weight down, then token id up, where the published code follows the order of a hash table.
 
+use std::sync::Arc;
+
 use rand::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
-use crate::draft::{Bounds, DraftTree};
-use crate::representative::Source;
+use crate::draft::{Bounds, DraftTree, Search};
+use crate::representative::corpus::Corpus;
 use crate::representative::reference::ReferenceTable;
+use crate::representative::{Predict, Source};
 use crate::token::{NodeId, Token};
 
 const ITERATIONS: usize = 150;
@@ -52,6 +55,34 @@ pub struct ReferenceSearch {
     order: Vec<u32>,
     paths: Vec<Path>,
     successors: Vec<(Token, f32)>,
+}
+
+/// The published method behind the same door as the other searches: its own table, updated at the start of each draft step as published.
+#[derive(Debug)]
+pub struct Reference {
+    table: ReferenceTable,
+    search: ReferenceSearch,
+}
+
+impl Reference {
+    /// The published method over a corpus; see [`ReferenceTable::new`] and [`ReferenceSearch::new`].
+    pub fn new(corpus: Option<Arc<Corpus>>, max_pairs: usize, seed: u64) -> Self {
+        Self { table: ReferenceTable::new(corpus, max_pairs), search: ReferenceSearch::new(EXPLORATION, seed) }
+    }
+}
+
+impl Search for Reference {
+    /// Reads the confirmed text only; what the calibrated sources say, and what rows cost, plays no part.
+    fn search(
+        &mut self,
+        predict: &dyn Predict,
+        bounds: &Bounds,
+        _wanted: &mut dyn FnMut(&DraftTree, f32) -> bool,
+        tree: &mut DraftTree,
+    ) {
+        self.table.update(predict.text());
+        self.search.draft(&self.table, predict.text(), bounds, tree);
+    }
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -116,6 +116,9 @@ pub const NO_TOKEN: Token = Token(u32::MAX);
 /// Guesses the successors of a context. The one interface between the representative and the search, and the way in for drafters of
 /// your own.
 pub trait Predict {
+    /// The confirmed text, prompt and output.
+    fn text(&self) -> &[Token];
+
     /// The context at the end of the confirmed text.
     fn root(&self) -> Context;
 

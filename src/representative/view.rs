@@ -38,8 +38,13 @@ impl Representative {
 
     /// Adds a frozen corpus in place of an earlier one. It must be of the target's tokenizer: compare
     /// [`Corpus::fingerprint`].
-    pub fn set_corpus(&mut self, corpus: Option<Arc<Corpus>>) {
+    pub(crate) fn set_corpus(&mut self, corpus: Option<Arc<Corpus>>) {
         self.corpus = corpus;
+    }
+
+    /// The frozen corpus, if there is one.
+    pub fn corpus(&self) -> Option<&Arc<Corpus>> {
+        self.corpus.as_ref()
     }
 
     /// Forgets everything learnt; a corpus stays.
@@ -119,6 +124,10 @@ impl View<'_> {
 }
 
 impl Predict for View<'_> {
+    fn text(&self) -> &[Token] {
+        self.text.tokens()
+    }
+
     fn root(&self) -> Context {
         let tokens = self.text.tokens();
         let from_end =

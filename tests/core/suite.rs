@@ -19,6 +19,10 @@ struct Table {
 }
 
 impl Predict for Table {
+    fn text(&self) -> &[Token] {
+        &[]
+    }
+
     fn root(&self) -> Context {
         let (copy, log) = (Cursor::default(), Cursor::default());
         Context { previous: NO_TOKEN, last: Token(self.root), copy, log, depth: 0 }
