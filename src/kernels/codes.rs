@@ -73,25 +73,30 @@ pub(super) fn put_fifth_bits(tile: &mut [u8], row: usize, bits: u32) {
     tile[256 + row * 4..][..4].copy_from_slice(&plane.to_le_bytes());
 }
 
-/// Puts 32 codes of a row, one to a byte, into a tile of 4 to 6 bits.
+/// Puts 32 codes of a row, one to a byte and four to a word, into a tile of 4 to 6 bits.
 #[inline]
-pub(super) fn put_codes<const BITS: usize>(tile: &mut [u8], row: usize, codes: &[u8; 32]) {
-    let mut halves = [0; 16];
-    for (t, byte) in halves.iter_mut().enumerate() {
-        *byte = codes[t] & 15 | codes[t + 16] << 4;
+pub(super) fn put_codes<const BITS: usize>(tile: &mut [u8], row: usize, words: &[u32; 8]) {
+    let mut put = |plane: usize, word: u32| tile[plane * 64 + row * 4..][..4].copy_from_slice(&word.to_le_bytes());
+    for j in 0..4 {
+        put(j, words[j] & 0x0f0f_0f0f | (words[j + 4] & 0x0f0f_0f0f) << 4);
     }
-    put_words(tile, row, &halves);
-    let words = codes.chunks_exact(4).map(|w| u32::from_le_bytes([w[0], w[1], w[2], w[3]]));
-    let (fields, mask) = match BITS {
-        5 => (8, 0x0101_0101),
-        6 => (4, 0x0303_0303),
-        _ => return,
-    };
-    let mut planes = [0; 2];
-    for (k, word) in words.enumerate() {
-        planes[k / fields] |= (word >> 4 & mask) << (k % fields * (8 / fields));
+    let high = words.map(|word| word >> 4 & 0x0f0f_0f0f);
+    match BITS {
+        5 => put(4, (0..8).fold(0, |all, k| all | high[k] << k)),
+        6 => {
+            put(4, (0..4).fold(0, |all, k| all | high[k] << (2 * k)));
+            put(5, (0..4).fold(0, |all, k| all | high[k + 4] << (2 * k)));
+        }
+        _ => {}
     }
-    for (i, plane) in planes[..8 / fields].iter().enumerate() {
-        tile[256 + i * 64 + row * 4..][..4].copy_from_slice(&plane.to_le_bytes());
+}
+
+/// Eight words from the bytes at `at`.
+#[inline]
+pub(super) fn words(bytes: &[u8], at: usize) -> [u32; 8] {
+    let mut words = [0; 8];
+    for (word, b) in words.iter_mut().zip(bytes[at..at + 32].chunks_exact(4)) {
+        *word = u32::from_le_bytes([b[0], b[1], b[2], b[3]]);
     }
+    words
 }

@@ -39,6 +39,7 @@ pub(super) fn bf16_to_f32(bits: u16) -> f32 {
     f32::from_bits(u32::from(bits) << 16)
 }
 
+#[cfg(test)]
 /// The nearest bfloat16 number, ties to even; a NaN stays one.
 pub(super) fn f32_to_bf16(value: f32) -> u16 {
     let bits = value.to_bits();

@@ -34,26 +34,18 @@ impl<const BITS: usize> KQuants<BITS> {
         _ => 0,
     };
 
-    /// The 32 codes of sub-block `sub` of ggml's block.
+    /// The 32 codes of sub-block `sub` of ggml's block, one to a byte.
     #[inline]
-    fn codes(block: &[u8], sub: usize) -> [u8; 32] {
-        let mut codes = [0; 32];
-        if BITS == 6 {
-            let (part, within) = (sub / 4, sub % 4);
-            let low = &block[part * 64 + within % 2 * 32..][..32];
-            let high = &block[128 + part * 32..][..32];
-            for (t, code) in codes.iter_mut().enumerate() {
-                *code = (low[t] >> (within / 2 * 4)) & 15 | ((high[t] >> (within * 2)) & 3) << 4;
-            }
-        } else {
-            let low = &block[Self::CODES + sub / 2 * 32..][..32];
-            for (t, code) in codes.iter_mut().enumerate() {
-                *code = (low[t] >> (sub % 2 * 4)) & 15;
-            }
-            if BITS == 5 {
-                for (code, fifth) in codes.iter_mut().zip(&block[16..48]) {
-                    *code |= (fifth >> sub & 1) << 4;
-                }
+    fn codes(block: &[u8], sub: usize) -> [u32; 8] {
+        let (low_at, low_shift, high) = match BITS {
+            4 => (Self::CODES + sub / 2 * 32, sub % 2 * 4, None),
+            5 => (Self::CODES + sub / 2 * 32, sub % 2 * 4, Some((16, sub, 0x0101_0101))),
+            _ => (sub / 4 * 64 + sub % 2 * 32, sub % 4 / 2 * 4, Some((128 + sub / 4 * 32, sub % 4 * 2, 0x0303_0303))),
+        };
+        let mut codes = codes::words(block, low_at).map(|word| word >> low_shift & 0x0f0f_0f0f);
+        if let Some((at, shift, mask)) = high {
+            for (code, word) in codes.iter_mut().zip(codes::words(block, at)) {
+                *code |= (word >> shift & mask) << 4;
             }
         }
         codes

@@ -129,7 +129,6 @@ impl Routines {
 pub struct Weight {
     rows: usize,
     cols: usize,
-    isa: Isa,
     format: Format,
     routines: Routines,
 }
@@ -144,7 +143,7 @@ impl Weight {
             return None;
         }
         let (format, routines) = Self::choose(weight_type, isa)?;
-        let weight = Self { rows, cols, isa, format, routines };
+        let weight = Self { rows, cols, format, routines };
         // Padding at most doubles a row and adds 15 rows; floats of activations are the largest elements.
         let fits = (rows + GROUP_ROWS).checked_mul(cols + 512)?.checked_mul(4)? <= isize::MAX as usize;
         (rows > 0 && cols > 0 && cols.is_multiple_of(routines.block_cols) && fits).then_some(weight)
@@ -296,9 +295,10 @@ impl Weight {
         scratch: *mut u8,
     ) {
         let units = self.activation_units();
-        // SAFETY: `new` saw the instruction set; the rest is the caller's promise.
+        // SAFETY: `new` saw an instruction set that includes AVX2, FMA and F16C; the rest is the caller's promise.
         unsafe {
-            activations::quantise(self.isa, self.format, x, x_stride, self.cols, n_columns, units, items, scratch);
+            let x = activations::Matrix { first: x, stride: x_stride, cols: self.cols };
+            activations::quantise(self.format, x, n_columns, units, items, scratch);
         }
     }
 

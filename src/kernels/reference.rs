@@ -1,7 +1,8 @@
-//! The oracle: ggml's blocks read the slow way, from the facts of ggml-common.h, and products in double precision.
+//! The oracle: ggml's blocks read, and activations rounded, the slow way, from the facts of ggml-common.h and ggml-quants.c.
 
 use super::WeightType;
-use super::half::{bf16_to_f32, f16_to_f32};
+use super::activations::Format;
+use super::half::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
 
 /// Elements and bytes of a block of the file.
 pub(super) fn block(weight_type: WeightType) -> (usize, usize) {
@@ -71,4 +72,39 @@ fn scale_and_minimum(b: &[u8], j: usize) -> (u8, u8) {
 pub(super) fn dequantise(weight_type: WeightType, bytes: &[u8]) -> Vec<f32> {
     let (cols, size) = block(weight_type);
     bytes.chunks_exact(size).flat_map(|b| (0..cols).map(move |i| element(weight_type, b, i))).collect()
+}
+
+/// The words of a unit of activations.
+pub(super) fn rounded(format: Format, values: &[f32]) -> Vec<u32> {
+    let through_f16 = |value: f32| f16_to_f32(f32_to_f16(value)).to_bits();
+    let most = values.iter().fold(0.0, |most: f32, v| most.max(v.abs()));
+    // The value of largest magnitude, the first of equals, becomes -127 for K types; elsewhere the magnitude becomes 127.
+    let signed = values.iter().copied().find(|v| v.abs() == most).unwrap_or(0.0);
+    let factor = match format {
+        _ if most == 0.0 => 0.0,
+        Format::Q8_0 { .. } | Format::Q8_1 => 127.0 / most,
+        _ => -127.0 / signed,
+    };
+    // A block of magnitudes below 127 / f32::MAX overflows; the scale, rounded to zero, makes up for it.
+    let byte = |v: f32| if v.is_finite() { v.round_ties_even() as i32 } else { -128 };
+    let bytes: Vec<i32> = values.iter().map(|v| byte(v * factor)).collect();
+    let words = bytes.chunks(4).map(|w| u32::from_le_bytes([w[0] as u8, w[1] as u8, w[2] as u8, w[3] as u8]));
+    let sums = |n: usize| bytes.chunks(n).map(|run| run.iter().sum::<i32>()).collect::<Vec<_>>();
+    let k_scale = if most == 0.0 { 0 } else { (1.0 / factor).to_bits() };
+    match format {
+        Format::Q8_0 { offset } => words.chain([through_f16(most / 127.0), (-offset * sums(32)[0]) as u32]).collect(),
+        Format::Q8_1 => {
+            words.chain([through_f16(most / 127.0), through_f16(most / 127.0 * sums(32)[0] as f32)]).collect()
+        }
+        Format::Q8KPairs => {
+            let pairs = sums(32);
+            let pairs = pairs.chunks(2).map(|p| u32::from(p[0] as u16) | u32::from(p[1] as u16) << 16);
+            words.chain([k_scale]).chain(pairs).collect()
+        }
+        Format::Q8KOffset { offset } => {
+            words.chain([k_scale]).chain(sums(16).into_iter().map(|s| (-offset * s) as u32)).collect()
+        }
+        Format::F16 => values.iter().map(|&v| through_f16(v)).collect(),
+        Format::Bf16 => values.iter().map(|&v| bf16_to_f32(f32_to_bf16(v)).to_bits()).collect(),
+    }
 }

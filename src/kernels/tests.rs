@@ -76,7 +76,14 @@ fn weights(weight_type: WeightType, rows: usize, cols: usize, fill: Fill, random
 }
 
 /// Packs in `parts` parts, rounds and multiplies in `parts` ranges; every buffer is a box of its exact size.
-fn multiply(weight: &Weight, source: &[u8], x: &[f32], n_columns: usize, parts: usize) -> Box<[f32]> {
+fn multiply(
+    weight_type: WeightType,
+    weight: &Weight,
+    source: &[u8],
+    x: &[f32],
+    n_columns: usize,
+    parts: usize,
+) -> Box<[f32]> {
     let mut packed = vec![0xaa; weight.packed_bytes()].into_boxed_slice();
     let part = |i: usize, n: usize| n * i / parts..n * (i + 1) / parts;
     for i in 0..parts {
@@ -107,17 +114,9 @@ fn multiply(weight: &Weight, source: &[u8], x: &[f32], n_columns: usize, parts: 
         }
     }
     let values = dequantise_packed(weight, &packed);
-    let expected = dequantise(type_of(weight), source);
+    let expected = dequantise(weight_type, source);
     assert!(values.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits()), "looked-up rows");
     out
-}
-
-fn type_of(weight: &Weight) -> WeightType {
-    let matches = |t: &WeightType| {
-        let other = Weight::new(*t, weight.isa, weight.rows, weight.cols);
-        other.is_some_and(|o| o.routines.pack as usize == weight.routines.pack as usize && o.format == weight.format)
-    };
-    WeightType::ALL.into_iter().find(matches).expect("made from a type")
 }
 
 fn dequantise_packed(weight: &Weight, packed: &[u8]) -> Vec<f32> {
@@ -151,7 +150,7 @@ fn products_are_near_the_oracle() {
                     let mut random = Random(rows as u64);
                     let source = weights(weight_type, rows, cols, fill, &mut random);
                     let x: Box<[f32]> = (0..cols * n_columns).map(|_| random.float()).collect();
-                    let out = multiply(&weight, &source, &x, n_columns, parts);
+                    let out = multiply(weight_type, &weight, &source, &x, n_columns, parts);
                     let values = dequantise(weight_type, &source);
                     for (i, &y) in out.iter().enumerate() {
                         let (sum, size) = expected(&values, &x, cols, i % rows, i / rows);
@@ -177,9 +176,10 @@ fn a_column_is_the_same_among_any_number_of_columns() {
             let source = weights(weight_type, rows, cols, Fill::Random, &mut random);
             let x: Box<[f32]> = (0..cols * 50).map(|_| random.float()).collect();
             let alone: Vec<f32> =
-                x.chunks_exact(cols).flat_map(|column| multiply(&weight, &source, column, 1, 1)).collect();
+                x.chunks_exact(cols).flat_map(|column| multiply(weight_type, &weight, &source, column, 1, 1)).collect();
             for n_columns in (1..=16).chain([17, 33, 50]) {
-                let together = multiply(&weight, &source, &x[..cols * n_columns], n_columns, 1 + n_columns % 8);
+                let together =
+                    multiply(weight_type, &weight, &source, &x[..cols * n_columns], n_columns, 1 + n_columns % 8);
                 let same = together.iter().zip(&alone).all(|(a, b)| a.to_bits() == b.to_bits());
                 assert!(same, "{weight_type:?} {isa:?} {n_columns}");
             }
