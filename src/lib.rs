@@ -57,6 +57,9 @@ pub mod draft;
 pub mod error;
 pub mod generation;
 pub mod kernels;
+pub mod leaf_ids;
+#[cfg(feature = "llama")]
+pub mod llama;
 pub mod model;
 pub mod representative;
 pub mod round;

@@ -9,7 +9,7 @@ const LAYERS: &[(&[&str], bool)] = &[
     (&["config", "stats", "kernels", "representative", "sampling"], true),
     (&["draft"], false),
     (&["batch"], false),
-    (&["verify"], false),
+    (&["verify", "leaf_ids"], false),
     (&["model"], false),
     (&["sequence"], false),
     (&["round"], false),

@@ -1,0 +1,35 @@
+//! The engine: GGUF models through llama.cpp (feature `llama`).
+//!
+//! [`Model`] is a loaded file, [`Target`] one context of it that takes part in drafting, [`SamplerChain`] llama.cpp's samplers, and
+//! [`text`] the way between tokens and characters. All of llama.cpp's types stay inside.
+
+mod chat;
+mod clock;
+mod gguf;
+mod host;
+mod log;
+mod model;
+mod sys;
+mod target;
+pub mod text;
+
+pub use gguf::{Header, Value};
+pub use host::default_threads;
+pub use model::{Model, ModelParams};
+pub use target::{ContextParams, FlashAttention, KvType, Target};
+
+/// The version of llama.cpp that is built in, such as `0.6.0-dev (b11434)`.
+pub const LLAMA_CPP_VERSION: &str = env!("ADED_LLAMA_CPP_VERSION");
+
+/// The target features that the Rust side was compiled with, separated by commas.
+pub const TARGET_FEATURES: &str = env!("ADED_TARGET_FEATURES");
+
+/// The CPU features that llama.cpp was compiled with and runs on, in its own words.
+pub fn system_info() -> String {
+    sys::system_info()
+}
+
+/// The devices that llama.cpp can compute on: names such as `CPU` or `CUDA0`, with descriptions.
+pub fn devices() -> Vec<(String, String)> {
+    sys::devices()
+}

@@ -1,0 +1,154 @@
+#include "shim.h"
+
+#include <cstdio>
+#include <exception>
+#include <memory>
+
+namespace {
+
+// Runs `body`; if it throws, notes the text and gives `otherwise`.
+template <typename T, typename F>
+T guarded(aded_failure * failure, T otherwise, F && body) noexcept {
+    failure->text[0] = '\0';
+    try {
+        return body();
+    } catch (const std::exception & exception) {
+        std::snprintf(failure->text, sizeof failure->text, "%s", exception.what());
+    } catch (...) {
+        std::snprintf(failure->text, sizeof failure->text, "an exception that is no std::exception");
+    }
+    return otherwise;
+}
+
+struct sampler_free {
+    void operator()(llama_sampler * sampler) const { llama_sampler_free(sampler); }
+};
+
+} // namespace
+
+llama_model * aded_model_load(const char * path, llama_model_params params, aded_failure * failure) {
+    return guarded<llama_model *>(failure, nullptr, [&] { return llama_model_load_from_file(path, params); });
+}
+
+llama_context * aded_context_new(llama_model * model, llama_context_params params, aded_failure * failure) {
+    return guarded<llama_context *>(failure, nullptr, [&] { return llama_init_from_model(model, params); });
+}
+
+int32_t aded_decode(llama_context * context, llama_batch batch, aded_failure * failure) {
+    return guarded<int32_t>(failure, ADED_EXCEPTION, [&] {
+        const int32_t status = llama_decode(context, batch);
+        if (status == 0) {
+            // On a device the work may still be running; its errors belong to this call, and so does its time.
+            llama_synchronize(context);
+        }
+        return status;
+    });
+}
+
+float * aded_logits(llama_context * context, int32_t row, aded_failure * failure) {
+    return guarded<float *>(failure, nullptr, [&] { return llama_get_logits_ith(context, row); });
+}
+
+int32_t aded_sequence_remove(
+    llama_context * context, llama_seq_id sequence, llama_pos begin, llama_pos end, aded_failure * failure) {
+    return guarded<int32_t>(failure, ADED_EXCEPTION, [&]() -> int32_t {
+        return llama_memory_seq_rm(llama_get_memory(context), sequence, begin, end) ? 1 : 0;
+    });
+}
+
+int32_t aded_sequence_copy(
+    llama_context * context, llama_seq_id from, llama_seq_id to, llama_pos begin, llama_pos end,
+    aded_failure * failure) {
+    return guarded<int32_t>(failure, ADED_EXCEPTION, [&]() -> int32_t {
+        llama_memory_seq_cp(llama_get_memory(context), from, to, begin, end);
+        return 0;
+    });
+}
+
+int32_t aded_tokenize(
+    const llama_vocab * vocab, const char * text, int32_t n_bytes, llama_token * tokens, int32_t n_tokens_max,
+    bool add_special, bool parse_special, aded_failure * failure) {
+    return guarded<int32_t>(failure, INT32_MIN, [&] {
+        return llama_tokenize(vocab, text, n_bytes, tokens, n_tokens_max, add_special, parse_special);
+    });
+}
+
+int32_t aded_token_to_piece(
+    const llama_vocab * vocab, llama_token token, char * bytes, int32_t n_bytes_max, bool special,
+    aded_failure * failure) {
+    return guarded<int32_t>(
+        failure, INT32_MIN, [&] { return llama_token_to_piece(vocab, token, bytes, n_bytes_max, 0, special); });
+}
+
+llama_sampler * aded_sampler_new(const llama_vocab * vocab, const aded_sampling * sampling, aded_failure * failure) {
+    return guarded<llama_sampler *>(failure, nullptr, [&] {
+        const aded_sampling & s = *sampling;
+        const int32_t n_vocab = llama_vocab_n_tokens(vocab);
+        llama_sampler_chain_params params = llama_sampler_chain_default_params();
+        params.no_perf = true;
+        std::unique_ptr<llama_sampler, sampler_free> chain(llama_sampler_chain_init(params));
+        const auto add = [&](llama_sampler * stage) { llama_sampler_chain_add(chain.get(), stage); };
+
+        // The order is that of llama.cpp's own programs, so that one seed and one set of numbers mean the same there and here.
+        if (s.n_logit_bias > 0) {
+            add(llama_sampler_init_logit_bias(n_vocab, s.n_logit_bias, s.logit_bias));
+        }
+        if (s.mirostat != 0) {
+            add(llama_sampler_init_temp(s.temperature));
+            add(s.mirostat == 1 ? llama_sampler_init_mirostat(n_vocab, s.seed, s.mirostat_tau, s.mirostat_eta, 100)
+                                : llama_sampler_init_mirostat_v2(s.seed, s.mirostat_tau, s.mirostat_eta));
+            return chain.release();
+        }
+        add(llama_sampler_init_penalties(
+            n_vocab, s.penalty_last_n, s.penalty_repeat, s.penalty_frequency, s.penalty_presence));
+        add(llama_sampler_init_dry(
+            vocab, s.dry_multiplier, s.dry_base, s.dry_allowed_length, s.dry_last_n, s.dry_breakers, s.n_dry_breakers));
+        add(llama_sampler_init_top_n_sigma(s.top_n_sigma));
+        add(llama_sampler_init_top_k(s.top_k));
+        add(llama_sampler_init_typical(s.typical_p, 0));
+        add(llama_sampler_init_top_p(s.top_p, 0));
+        add(llama_sampler_init_min_p(s.min_p, 0));
+        add(llama_sampler_init_xtc(s.xtc_probability, s.xtc_threshold, 0, s.seed));
+        add(llama_sampler_init_temp_ext(s.temperature, s.dynatemp_range, s.dynatemp_exponent));
+        add(llama_sampler_init_dist(s.seed));
+        return chain.release();
+    });
+}
+
+llama_sampler * aded_sampler_new_grammar(
+    const llama_vocab * vocab, const char * grammar, const char * root, aded_failure * failure) {
+    return guarded<llama_sampler *>(
+        failure, nullptr, [&] { return llama_sampler_init_grammar(vocab, grammar, root); });
+}
+
+llama_sampler * aded_sampler_clone(const llama_sampler * sampler, aded_failure * failure) {
+    return guarded<llama_sampler *>(failure, nullptr, [&] { return llama_sampler_clone(sampler); });
+}
+
+int32_t aded_sampler_apply(llama_sampler * sampler, llama_token_data_array * candidates, aded_failure * failure) {
+    return guarded<int32_t>(failure, ADED_EXCEPTION, [&]() -> int32_t {
+        llama_sampler_apply(sampler, candidates);
+        return 0;
+    });
+}
+
+int32_t aded_sampler_accept(llama_sampler * sampler, llama_token token, aded_failure * failure) {
+    return guarded<int32_t>(failure, ADED_EXCEPTION, [&]() -> int32_t {
+        llama_sampler_accept(sampler, token);
+        return 0;
+    });
+}
+
+int32_t aded_sampler_reset(llama_sampler * sampler, aded_failure * failure) {
+    return guarded<int32_t>(failure, ADED_EXCEPTION, [&]() -> int32_t {
+        llama_sampler_reset(sampler);
+        return 0;
+    });
+}
+
+int32_t aded_quantize(
+    const char * input, const char * output, const llama_model_quantize_params * params, aded_failure * failure) {
+    return guarded<int32_t>(failure, ADED_EXCEPTION, [&]() -> int32_t {
+        return static_cast<int32_t>(llama_model_quantize(input, output, params));
+    });
+}
