@@ -173,7 +173,8 @@ impl Decoder {
         for turn in turns.iter_mut() {
             let bounds = Bounds {
                 max_nodes: usize::from(self.config.draft.budget.unwrap_or(u16::MAX))
-                    .min((max_rows - n_roots) / if published { n_roots } else { 1 }),
+                    .min((max_rows - n_roots) / if published { n_roots } else { 1 })
+                    .min(turn.sequence.max_nodes()),
                 max_depth: usize::from(self.config.draft.max_depth).min(turn.sequence.max_depth()) as u16,
                 max_leaves: if limits.shape == DraftShape::Tree { limits.max_leaves.into() } else { 1 },
             };

@@ -153,6 +153,11 @@ impl Sequence {
         }
     }
 
+    /// Nodes for which the context has cells, beside the root's. Each node takes one while it is verified, accepted or not.
+    pub(crate) fn max_nodes(&self) -> usize {
+        self.n_ctx.saturating_sub(self.n_decoded + 1)
+    }
+
     /// Deepest node that could still be of use: a token emitted beyond the limit or the context would be thrown away.
     pub(crate) fn max_depth(&self) -> usize {
         let room = self.n_ctx.saturating_sub(self.text.tokens().len());

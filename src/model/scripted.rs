@@ -111,11 +111,11 @@ impl TargetModel for ScriptedModel {
                 }
             }
             assert!(row.first_leaf < row.end_leaf, "every row has a leaf");
-            if row.pos.0 >= self.limits.n_ctx {
-                return Err(Error::full(format!(
-                    "position {} is beyond the context of {}",
-                    row.pos.0, self.limits.n_ctx
-                )));
+        }
+        for segment in batch.segments() {
+            let cells = self.slots[segment.slot.0 as usize].len() + segment.rows.len();
+            if cells > self.limits.n_ctx as usize {
+                return Err(Error::full(format!("{cells} cells are needed, and a slot has {}", self.limits.n_ctx)));
             }
         }
         self.batch.clone_from(batch);
