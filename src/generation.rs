@@ -42,6 +42,11 @@ impl<T: TargetModel> Session<T> {
         &self.target
     }
 
+    /// The target, to change a setting such as its number of threads. What its slots hold must stay as it is.
+    pub fn target_mut(&mut self) -> &mut T {
+        &mut self.target
+    }
+
     /// What outlives generations: the learnt tables and the measured costs.
     pub fn decoder(&self) -> &Decoder {
         &self.decoder

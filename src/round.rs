@@ -8,7 +8,7 @@
 //! [`Decoder::round`] calls the stages in this order; no stage calls another.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::batch::DraftBatch;
 use crate::config::{Config, DraftMode, MAX_DRAFT_ROWS, SearchKind};
@@ -48,11 +48,20 @@ pub struct Decoder {
     tops: Vec<Option<TopRow>>,
 }
 
-/// The rows' part in a round's time, for the cost table.
+/// The time of a round, by stage.
+#[derive(Default)]
 struct Times {
-    drafted: Instant,
-    decoded: Instant,
-    sampled: Instant,
+    draft: Duration,
+    decode: Duration,
+    sample: Duration,
+    /// Keeping the accepted path is part of it.
+    learn: Duration,
+}
+
+impl Times {
+    fn sum(&self) -> Duration {
+        self.draft + self.decode + self.sample + self.learn
+    }
 }
 
 impl Decoder {
@@ -103,6 +112,11 @@ impl Decoder {
         &self.config
     }
 
+    /// What the representative says at the end of a sequence that is decoded greedily or not.
+    pub fn view<'a>(&'a self, sequence: &'a Sequence, greedy: bool) -> View<'a> {
+        View { shared: &self.representative, text: &sequence.text, last_row: &sequence.last_row, greedy }
+    }
+
     /// Starts a sequence on a prompt of which the target's slot holds the first `n_held` tokens, less than all of them. The prompt is
     /// learnt, but for the beginning that was learnt when the slot's cells were made.
     ///
@@ -143,7 +157,11 @@ impl Decoder {
         let sampled = Instant::now();
         self.keep(target, turns)?;
         self.learn(target, turns);
-        self.measure(turns, begun, &Times { drafted, decoded, sampled });
+        let learn = sampled.elapsed();
+        let measured = Times { draft: drafted - begun, decode: decoded - drafted, sample: sampled - decoded, learn };
+        let reckoned =
+            |ms: f32| Times { decode: Duration::try_from_secs_f32(ms * 1e-3).unwrap_or_default(), ..Times::default() };
+        self.measure(turns, &target.reckoned_ms().map_or(measured, reckoned));
         Ok(())
     }
 
@@ -252,16 +270,15 @@ impl Decoder {
                 sequence.n_left,
                 |token| end_tokens.binary_search(&token).is_ok(),
                 |row| {
-                    let logits = target.logits(row);
                     if greedy {
                         // The scan that recall needs anyway finds the largest logit; looking twice would cost a pass over the row.
-                        let top = scan.top(logits);
+                        let top = target.top(row).unwrap_or_else(|| scan.top(target.logits(row)));
                         tops[row.0 as usize] = Some(top);
                         if let Some(best) = top.best() {
                             return Ok(best);
                         }
                     }
-                    sampler.sample(logits)
+                    sampler.sample(target.logits(row))
                 },
                 &mut sequence.walk,
             )?;
@@ -338,8 +355,14 @@ impl Decoder {
             }
             let top = match self.tops[id.0 as usize] {
                 Some(top) => top,
-                None => *self.tops[id.0 as usize].insert(self.scan.top(target.logits(id))),
+                None => {
+                    let top = target.top(id).unwrap_or_else(|| self.scan.top(target.logits(id)));
+                    *self.tops[id.0 as usize].insert(top)
+                }
             };
+            if top.best().is_none() {
+                continue;
+            }
             let previous = row.parent.map_or(before, |parent| self.batch.row(parent).token);
             self.representative.recall.learn(previous, row.token, &top);
         }
@@ -349,10 +372,8 @@ impl Decoder {
     }
 
     /// Statistics, the cost table and the governor.
-    fn measure(&mut self, turns: &mut [Turn<'_>], begun: Instant, times: &Times) {
-        let Times { drafted, decoded, sampled } = *times;
-        let now = Instant::now();
-        let ns = |from: Instant, to: Instant| (to - from).as_nanos() as u64;
+    fn measure(&mut self, turns: &mut [Turn<'_>], times: &Times) {
+        let ns = |time: Duration| time.as_nanos() as u64;
         let n_sequences = turns.len().max(1) as u64;
         let (mut used_cells, mut n_tokens, mut n_drafted) = (0, 0, 0);
         let mut reads_prompt = false;
@@ -367,22 +388,21 @@ impl Decoder {
             if first < sequence.n_prompt {
                 reads_prompt = true;
                 stats.n_prompt = sequence.n_decoded as u64 - stats.n_prompt_reused;
-                stats.prompt_ns += ns(begun, now) / n_sequences;
+                stats.prompt_ns += ns(times.sum()) / n_sequences;
                 continue;
             }
-            stats.round_ns += ns(begun, now) / n_sequences;
-            stats.draft_ns += ns(begun, drafted) / n_sequences;
-            stats.decode_ns += ns(drafted, decoded) / n_sequences;
-            stats.sample_ns += ns(decoded, sampled) / n_sequences;
-            stats.learn_ns += ns(sampled, now) / n_sequences;
+            stats.round_ns += ns(times.sum()) / n_sequences;
+            stats.draft_ns += ns(times.draft) / n_sequences;
+            stats.decode_ns += ns(times.decode) / n_sequences;
+            stats.sample_ns += ns(times.sample) / n_sequences;
+            stats.learn_ns += ns(times.learn) / n_sequences;
             sequence.count(&self.batch);
         }
         if reads_prompt {
             return;
         }
-        let ms = |from: Instant, to: Instant| (to - from).as_secs_f32() * 1e3;
-        let sampling_ms = ms(decoded, sampled);
-        let round_ms = ms(begun, now);
+        let ms = |time: Duration| time.as_secs_f32() * 1e3;
+        let (sampling_ms, round_ms) = (ms(times.sample), ms(times.sum()));
         self.cost.observe(self.batch.len(), used_cells, round_ms - sampling_ms, n_tokens, sampling_ms);
         if n_drafted > 0
             && turns.len() == 1

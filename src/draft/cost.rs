@@ -265,6 +265,21 @@ mod tests {
     }
 
     #[test]
+    fn a_switch_cost_above_a_round_s_time_leaves_times_positive() {
+        let mut table = CostTable::default();
+        for round in 0..200 {
+            let rows = if round % 20 < 10 { 1 } else { 4 };
+            table.observe(rows, 0, if round % 10 == 0 { 0.004 } else { 0.001 }, 1, 0.0);
+        }
+        for round in 0..100 {
+            table.observe(SIZES[round % 8], round, 1e-5, 1, 0.0);
+        }
+        for rows in &SIZES[..8] {
+            assert!(table.measured_ms(*rows, 0).expect("measured") > 0.0);
+        }
+    }
+
+    #[test]
     fn before_plain_is_known_nothing_else_is_allowed() {
         let curve = CostTable::default().curve(0, 1, 64);
         assert!(curve.ms[1].is_finite() && curve.ms[2..].iter().all(|ms| ms.is_infinite()));

@@ -6,6 +6,7 @@ pub use scripted::ScriptedModel;
 
 use crate::batch::DraftBatch;
 use crate::error::Error;
+use crate::representative::recall::TopRow;
 use crate::token::{RowId, Slot};
 
 /// The drafts that a target's memory can take.
@@ -56,6 +57,19 @@ pub trait TargetModel {
 
     /// The logits of a row of the last batch that wanted them: `n_vocab` numbers.
     fn logits(&self, row: RowId) -> &[f32];
+
+    /// The best tokens of a row of the last batch, for targets that know them without the whole row: a device that selects them itself,
+    /// or a recording. `None`, the default, has the [`logits`](TargetModel::logits) scanned. A row of which nothing is known gives a
+    /// [`TopRow`] without tokens; it teaches nothing.
+    fn top(&self, _row: RowId) -> Option<TopRow> {
+        None
+    }
+
+    /// Milliseconds that the round with the last batch takes, for targets with a reckoning of their own, such as a recording. `None`, the
+    /// default, has the round measured by the clock.
+    fn reckoned_ms(&self) -> Option<f32> {
+        None
+    }
 
     /// Commits the path of the last batch that ends at `last`, and forgets the slot's other rows of that batch.
     ///
