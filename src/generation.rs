@@ -57,6 +57,11 @@ impl<T: TargetModel> Session<T> {
         &mut self.decoder
     }
 
+    /// Drops the sequence and its cells: the next prompt is read and learnt from its first token on, whatever came before.
+    pub fn reset(&mut self) {
+        self.is_unclean = true;
+    }
+
     /// Starts a generation. The prompt is read by its first rounds.
     ///
     /// # Errors

@@ -1,0 +1,49 @@
+//! What a record must say about where it was made.
+
+use std::fs;
+
+use aded::llama::{self, Model};
+use serde_json::{Value, json};
+
+use super::report::ModelInfo;
+use crate::app::sha256;
+
+/// Versions and features. The commit is known to builds by `make`, which hands it over in `ADED_COMMIT`.
+pub(crate) fn build() -> Value {
+    json!({
+        "aded": env!("CARGO_PKG_VERSION"),
+        "commit": option_env!("ADED_COMMIT").unwrap_or("unknown"),
+        "llama_cpp": llama::LLAMA_CPP_VERSION,
+        "target_features": llama::TARGET_FEATURES,
+        "system_info": llama::system_info().trim(),
+    })
+}
+
+/// Processor, cores, memory and system.
+pub(crate) fn machine() -> Value {
+    let field = |text: &str, name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name))?;
+        Some(line.split_once(':')?.1.trim().to_owned())
+    };
+    let cpu = fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| field(&text, "model name"));
+    let memory = fs::read_to_string("/proc/meminfo").ok().and_then(|text| field(&text, "MemTotal"));
+    json!({
+        "cpu": cpu.unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
+        "threads": std::thread::available_parallelism().map_or(1, usize::from),
+        "memory": memory,
+        "os": std::env::consts::OS,
+        "arch": std::env::consts::ARCH,
+        "devices": llama::devices().into_iter().map(|(name, what)| format!("{name}: {what}")).collect::<Vec<_>>(),
+    })
+}
+
+/// Which model it was.
+pub(crate) fn model(model: &Model) -> ModelInfo {
+    ModelInfo {
+        file: model.path().file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        sha256: sha256::of_file(model.path()).unwrap_or_default(),
+        arch: model.architecture().to_owned(),
+        quant: model.file_type(),
+        params: model.n_params(),
+    }
+}
