@@ -19,6 +19,7 @@ mod engine {
         let include = include_folder();
         println!("cargo:include={}", include.display());
         compile_shim(&include);
+        compile_hook();
         bind_shim(&include);
         record_version();
     }
@@ -94,5 +95,57 @@ mod engine {
         println!("cargo:rustc-env=ADED_LLAMA_CPP_VERSION={version} ({build})");
         let features = env::var("CARGO_CFG_TARGET_FEATURE").unwrap_or_default();
         println!("cargo:rustc-env=ADED_TARGET_FEATURES={features}");
+    }
+
+    /// Compiles our part of llama.cpp's CPU backend against its internal headers, and sets the cfg `aded_hook`.
+    ///
+    /// They are not installed, but the sys crate's sources are at hand where it built them. Where ggml is not linked statically from
+    /// there, its internals are out of reach: the hook is left out, and llama.cpp's own kernels run.
+    fn compile_hook() {
+        println!("cargo:rustc-check-cfg=cfg(aded_hook)");
+        for file in ["src/llama/hook.cpp", "src/llama/hook.h"] {
+            println!("cargo:rerun-if-changed={file}");
+        }
+        let Some(sources) = bundled_sources() else { return };
+        let ggml = sources.join("ggml");
+        println!("cargo:rustc-cfg=aded_hook");
+        cc::Build::new()
+            .cpp(true)
+            .std("c++17")
+            .define("ADED_GGML_VERSION", ggml_version(&ggml).as_str())
+            .include("src/llama")
+            .include(ggml.join("include"))
+            .include(ggml.join("src"))
+            .include(ggml.join("src/ggml-cpu"))
+            .file("src/llama/hook.cpp")
+            // The internal headers leave parameters and functions unused.
+            .flag_if_supported("-Wno-unused-parameter")
+            .flag_if_supported("-Wno-unused-function")
+            .compile("aded_hook");
+    }
+
+    /// llama.cpp's source folder, if ggml's CPU backend was built from it into a static library.
+    fn bundled_sources() -> Option<PathBuf> {
+        let out = Path::new(&env::var_os("DEP_LLAMA_GGML_CMAKE_DIR")?).join("../..");
+        let is_static = ["libggml-cpu.a", "ggml-cpu.lib"].iter().any(|name| out.join("lib").join(name).is_file());
+        let cache = fs::read_to_string(out.join("build/CMakeCache.txt")).ok()?;
+        let home = cache.lines().find_map(|line| line.strip_prefix("CMAKE_HOME_DIRECTORY:INTERNAL="))?;
+        let sources = PathBuf::from(home);
+        (is_static && sources.join("ggml/src/ggml-cpu/traits.h").is_file()).then_some(sources)
+    }
+
+    /// ggml's version as one number: 0.26.0 is 2600.
+    fn ggml_version(ggml: &Path) -> String {
+        let list = fs::read_to_string(ggml.join("CMakeLists.txt")).unwrap_or_default();
+        let part = |name: &str| {
+            list.lines()
+                .find_map(|line| {
+                    line.trim().strip_prefix("set(")?.strip_prefix(name)?.strip_suffix(')')?.trim().parse::<u32>().ok()
+                })
+                .unwrap_or(0)
+        };
+        let (major, minor, patch) =
+            (part("GGML_VERSION_MAJOR"), part("GGML_VERSION_MINOR"), part("GGML_VERSION_PATCH"));
+        (major * 10_000 + minor * 100 + patch).to_string()
     }
 }

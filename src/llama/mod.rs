@@ -7,6 +7,7 @@ mod chat;
 mod clock;
 mod gguf;
 mod host;
+mod kernels;
 mod log;
 mod model;
 mod sys;
@@ -15,6 +16,7 @@ pub mod text;
 
 pub use gguf::{Header, Value};
 pub use host::default_threads;
+pub use kernels::{HAS_KERNELS, KernelCounts, Kernels, kernel_counts, kernels_enable};
 pub use model::{Model, ModelParams};
 pub use target::{ContextParams, FlashAttention, KvType, Target};
 

@@ -27,6 +27,9 @@ mod shim {
     include!(concat!(env!("OUT_DIR"), "/shim.rs"));
 }
 
+#[cfg(aded_hook)]
+pub(super) mod hook;
+
 /// Sequence ids that llama.cpp knows: `LLAMA_MAX_SEQ`, which its headers do not export.
 pub(super) const MAX_SEQUENCES: u32 = 256;
 
@@ -88,6 +91,9 @@ pub(super) fn start() {
             ffi::llama_log_set(Some(take_log), ptr::null_mut());
             ffi::llama_backend_init();
         }
+        // Before the first model is loaded: llama.cpp copies its list of buffer types then.
+        #[cfg(aded_hook)]
+        hook::register();
     });
 }
 

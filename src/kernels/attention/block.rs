@@ -56,8 +56,10 @@ pub(super) struct Job<'a> {
     pub(super) kv_head: usize,
     /// Pair p is query row p / group and head kv_head * group + p % group. At most `TASK_PAIRS`.
     pub(super) pairs: Range<usize>,
-    /// The job visits all blocks, merges them and writes the result; its partial results are then numbered from its first pair.
+    /// The job visits all blocks there are, merges them and writes the result.
     pub(super) own_merge: bool,
+    /// The partial results are this thread's alone, numbered from the job's first pair.
+    pub(super) own_partials: bool,
     /// `scratch_floats` floats of this thread.
     pub(super) scratch: *mut f32,
     /// Partial results: one record for each block of a pair.
@@ -129,7 +131,7 @@ impl Job<'_> {
 
     /// Where a block's result for a pair goes.
     unsafe fn partial(&self, pair: usize, block: usize) -> *mut f32 {
-        let row = if self.own_merge { pair - self.pairs.start } else { self.row(pair) };
+        let row = if self.own_partials { pair - self.pairs.start } else { self.row(pair) };
         let record = row * self.order.blocks.len() + block;
         // SAFETY: the partials have room for `max_blocks` records a row, and `Order` gives no more blocks.
         unsafe { self.partials.add(record * self.attention.partial_floats()) }

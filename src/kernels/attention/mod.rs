@@ -188,6 +188,7 @@ impl Attention {
                     kv_head,
                     pairs: pairs * part / parts..pairs * (part + 1) / parts,
                     own_merge: own_merge || n_blocks == 1,
+                    own_partials: own_merge,
                     scratch: floats.add(self.partials_floats(n_threads) + thread * scratch_floats()),
                     partials: floats.add(own),
                 };

@@ -22,6 +22,18 @@ struct Case {
     positions: Option<Vec<i32>>,
 }
 
+/// What the threads of a call share.
+struct Shared(Attention, *mut u8);
+
+// SAFETY: the kernels divide what they write among the threads.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    fn get(&self) -> &Self {
+        self
+    }
+}
+
 impl Case {
     fn random(seed: u64, head_size: usize, heads: [usize; 2], n_rows: usize, n_cells: usize, cells: CellType) -> Self {
         let mut rng = Pcg32::seed_from_u64(seed);
@@ -102,15 +114,25 @@ impl Case {
         let attention = self.attention(out.as_mut_ptr());
         assert!(attention.is_supported());
         let mut work = vec![0xffu8; attention.work_bytes(n_threads)];
-        // SAFETY: all pointers come from vectors of these shapes; the threads of the call run one after the other.
-        unsafe {
-            let mut order = Order::new();
-            order.update(&attention);
-            (0..n_threads).for_each(|t| attention.run(isa, &order, work.as_mut_ptr(), t, n_threads));
-            if attention.needs_merge(&order) {
-                (0..n_threads).for_each(|t| attention.merge(isa, &order, work.as_mut_ptr(), t, n_threads));
+        let shared = Shared(attention, work.as_mut_ptr());
+        let barrier = std::sync::Barrier::new(n_threads);
+        let run = &|thread| {
+            let Shared(attention, work) = shared.get();
+            // SAFETY: all pointers come from vectors of these shapes, and each thread has its own number.
+            unsafe {
+                let mut order = Order::new();
+                order.update(attention);
+                attention.run(isa, &order, *work, thread, n_threads);
+                barrier.wait();
+                if attention.needs_merge(&order) {
+                    attention.merge(isa, &order, *work, thread, n_threads);
+                }
             }
-        }
+        };
+        std::thread::scope(|scope| {
+            (1..n_threads).for_each(|thread| drop(scope.spawn(move || run(thread))));
+            run(0);
+        });
         out
     }
 
