@@ -1,11 +1,49 @@
-//! The program `aded`.
+//! The program `aded`: parse, dispatch, exit code.
 
-// The subcommands that read these flags follow one by one.
-#[allow(dead_code)]
 mod app;
 
-fn main() {
-    if let Err(error) = app::parse(std::env::args_os()) {
-        eprintln!("{error}");
+use std::env;
+use std::ffi::OsString;
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{CommandFactory as _, FromArgMatches as _};
+
+use app::flags::{Cli, Command};
+use app::{argv, failure, inspect, learn, run, version};
+
+fn main() -> ExitCode {
+    match parse(env::args_os()).and_then(|cli| dispatch(&cli)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failure::report(&error),
+    }
+}
+
+/// The command line as clap understands it; llama.cpp's names and environment stand in.
+fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli> {
+    let arguments = argv::normalise(arguments)?;
+    let matches = argv::with_environment(Cli::command()).try_get_matches_from(arguments)?;
+    Ok(Cli::from_arg_matches(&matches)?)
+}
+
+fn dispatch(cli: &Cli) -> Result<()> {
+    if cli.version {
+        io::stdout().lock().write_all(version::text().as_bytes())?;
+        return Ok(());
+    }
+    match &cli.command {
+        Some(Command::Run(args)) => run::run(args),
+        Some(Command::Inspect(args)) => inspect::inspect(args),
+        Some(Command::Learn(args)) => learn::learn(args),
+        Some(Command::Quantize(_)) => anyhow::bail!("not built in yet"),
+        Some(Command::Completions { shell }) => {
+            // In memory first: the generator panics where it cannot write.
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "aded", &mut script);
+            io::stdout().lock().write_all(&script)?;
+            Ok(())
+        }
+        None => Err(Cli::command().error(clap::error::ErrorKind::MissingSubcommand, "give a subcommand").into()),
     }
 }

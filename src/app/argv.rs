@@ -205,7 +205,7 @@ pub(crate) const LLAMA_ENVIRONMENT: &[(&str, &str)] = &[
     ("log_file", "LLAMA_ARG_LOG_FILE"),
 ];
 
-/// Lets llama.cpp's environment variables stand in, in a command and all its subcommands. An empty variable counts as unset.
+/// Lets llama.cpp's habits and environment variables stand in, in a command and all its subcommands. An empty variable counts as unset.
 pub(crate) fn with_environment(command: clap::Command) -> clap::Command {
     let is_set = |name: &OsStr| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     let command = command.mut_args(|argument| {
@@ -217,7 +217,8 @@ pub(crate) fn with_environment(command: clap::Command) -> clap::Command {
             _ => argument,
         }
     });
-    command.mut_subcommands(with_environment)
+    // As with llama.cpp, the last of several wins.
+    command.args_override_self(true).mut_subcommands(with_environment)
 }
 
 #[cfg(test)]

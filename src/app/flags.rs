@@ -18,7 +18,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Answer a prompt.
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Print what is in a model or corpus file, or one round's draft tree.
     Inspect(InspectArgs),
     /// Learn a corpus: a table of tri-grams from text, to draft from.
@@ -432,7 +432,7 @@ mod tests {
     fn parse(arguments: &[&str]) -> Result<RunArgs, clap::Error> {
         let arguments = ["aded", "run"].iter().chain(arguments).map(std::ffi::OsString::from);
         Cli::try_parse_from(normalise(arguments).unwrap()).map(|cli| match cli.command {
-            Some(Command::Run(run)) => run,
+            Some(Command::Run(run)) => *run,
             other => panic!("{other:?}"),
         })
     }

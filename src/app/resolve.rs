@@ -1,0 +1,253 @@
+//! From what was typed to what will run: the files, the defaults, the values that depend on the model.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use aded::config::{Config, DraftMode, MAX_DRAFT_ROWS, SearchKind};
+use aded::llama::{ContextParams, Model, ModelParams, Target, default_threads};
+use aded::model::{DraftShape, TargetModel as _};
+use aded::representative::Source;
+use aded::representative::corpus::Corpus;
+use aded::representative::store::Fingerprint;
+use aded::sampling::{Greedy, RowSampler};
+use aded::{CancelFlag, Error, Session};
+use anyhow::Result;
+use indicatif::{ProgressBar, ProgressStyle};
+use tracing::info;
+
+use super::flags::{ContextArgs, ModelArgs, SamplingArgs, SpecArgs, SpecMode, SpecSearch};
+
+/// The file that `make run` fetches.
+const DEFAULT_MODEL: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
+
+/// Longest context that is taken where nobody asks for one: the memory for it is filled as it is used, but reserved at once.
+const DEFAULT_CONTEXT: u32 = 8192;
+
+/// Most bytes for the logits of a round's rows, unless the user sets a budget: a row of a large vocabulary takes two megabytes.
+const LOGITS_BYTES: usize = 32 << 20;
+
+/// Bytes of logits per row and vocabulary entry: llama.cpp computes them in one buffer and hands them out in another.
+const LOGITS_BYTES_PER_ENTRY: usize = 8;
+
+/// The folder of fetched models; the same as in scripts/models.py.
+pub(crate) fn model_store() -> Option<PathBuf> {
+    let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    set("ADED_MODELS").or_else(|| {
+        let home = env::home_dir().filter(|home| !home.as_os_str().is_empty());
+        let cache = if cfg!(target_os = "macos") {
+            home?.join("Library/Caches")
+        } else if cfg!(windows) {
+            set("LOCALAPPDATA").or_else(|| Some(home?.join("AppData/Local")))?
+        } else {
+            set("XDG_CACHE_HOME").filter(|path| path.is_absolute()).or_else(|| Some(home?.join(".cache")))?
+        };
+        Some(cache.join("aded/models"))
+    })
+}
+
+/// The model file that is meant.
+///
+/// # Errors
+/// A usage error if none is named and the default one is not there.
+pub(crate) fn model_path(args: &ModelArgs) -> Result<PathBuf, Error> {
+    if let Some(path) = args.model.as_ref().filter(|path| !path.as_os_str().is_empty()) {
+        return Ok(path.clone());
+    }
+    let path = model_store().unwrap_or_default().join(DEFAULT_MODEL);
+    if path.is_file() {
+        return Ok(path);
+    }
+    Err(Error::usage(format!(
+        "no model is named and the default one is not at {}: give a GGUF file with -m, or fetch the default one with `make run`",
+        path.display()
+    )))
+}
+
+/// Loads the model that is meant; with a progress bar on a terminal if it takes long.
+///
+/// # Errors
+/// As [`Model::load`].
+pub(crate) fn model(args: &ModelArgs, cancel: &CancelFlag) -> Result<Arc<Model>, Error> {
+    model_with(args, cancel, false)
+}
+
+/// As [`model`], the tokenizer alone.
+///
+/// # Errors
+/// As [`Model::load`].
+pub(crate) fn tokenizer(args: &ModelArgs, cancel: &CancelFlag) -> Result<Arc<Model>, Error> {
+    model_with(args, cancel, true)
+}
+
+fn model_with(args: &ModelArgs, cancel: &CancelFlag, vocab_only: bool) -> Result<Arc<Model>, Error> {
+    let path = model_path(args)?;
+    let params = ModelParams {
+        n_gpu_layers: args.gpu_layers,
+        use_mmap: !args.no_mmap,
+        use_mlock: args.mlock,
+        check_tensors: args.check_tensors,
+        vocab_only,
+    };
+    let begun = Instant::now();
+    let mut bar = None;
+    let model = Model::load_with_progress(&path, &params, &mut |share| {
+        // Most files are mapped in no time, and a bar that flashes says nothing.
+        if bar.is_none() && begun.elapsed().as_millis() > 500 {
+            bar = Some(progress_bar("loading", 1000));
+        }
+        if let Some(bar) = &bar {
+            bar.set_position((share * 1000.0) as u64);
+        }
+        !cancel.is_cancelled()
+    });
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+    }
+    let model = model?;
+    info!("{}: {}, {:.1} MiB", path.display(), model.description(), model.size_bytes() as f64 / f64::from(1 << 20));
+    Ok(model)
+}
+
+/// A bar on standard error; nothing where that is no terminal.
+pub(crate) fn progress_bar(what: &'static str, length: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("{msg:>10} [{bar:40}] {percent:>3} % {eta}")
+        .map_or_else(|_| ProgressStyle::default_bar(), |style| style.progress_chars("=> "));
+    ProgressBar::new(length).with_style(style).with_message(what)
+}
+
+/// The context that is asked for. `n_slots` sequences share it.
+///
+/// # Errors
+/// A usage error for names and values that are not known.
+pub(crate) fn context_params(context: &ContextArgs, spec: &SpecArgs, model: &Model) -> Result<ContextParams, Error> {
+    let n_threads = context.threads.unwrap_or_else(default_threads);
+    let mode = draft_mode(spec)?;
+    let budget = usize::from(config(spec)?.draft.budget.unwrap_or(0));
+    let entries = LOGITS_BYTES_PER_ENTRY * (model.n_vocab() as usize).max(1);
+    let max_logits_rows = match (mode, budget) {
+        (DraftMode::Off, _) => 1,
+        (_, 0) => (LOGITS_BYTES / entries).clamp(16, MAX_DRAFT_ROWS),
+        (_, budget) => budget + 1,
+    };
+    let defaults = ContextParams::default();
+    let params = ContextParams {
+        n_ctx: context.ctx_size.unwrap_or_else(|| match model.n_ctx_train() {
+            0 => DEFAULT_CONTEXT,
+            trained => trained.min(DEFAULT_CONTEXT),
+        }),
+        n_batch: context.batch_size,
+        n_ubatch: context.ubatch_size.min(context.batch_size),
+        n_threads,
+        n_threads_batch: context.threads_batch.unwrap_or(n_threads),
+        flash_attention: context.flash_attn.parse()?,
+        type_k: context.cache_type_k.parse()?,
+        type_v: context.cache_type_v.parse()?,
+        offload_kqv: !context.no_kv_offload,
+        max_logits_rows: max_logits_rows as u32,
+        max_leaves: defaults.max_leaves.min((max_logits_rows - 1).max(1) as u16),
+        ..defaults
+    };
+    params.validate()?;
+    Ok(params)
+}
+
+fn draft_mode(spec: &SpecArgs) -> Result<DraftMode, Error> {
+    match spec.spec_type.as_deref() {
+        None => {}
+        Some("none" | "off") => return Ok(DraftMode::Off),
+        Some(other) => {
+            return Err(Error::usage(format!(
+                "--spec-type {other} is llama.cpp's; here --spec on|off|auto switches drafting and --spec-search says how"
+            )));
+        }
+    }
+    Ok(match spec.spec {
+        SpecMode::On => DraftMode::On,
+        SpecMode::Off => DraftMode::Off,
+        SpecMode::Auto => DraftMode::Auto,
+    })
+}
+
+/// The configuration of drafting.
+///
+/// # Errors
+/// A usage error for values out of range.
+pub(crate) fn config(spec: &SpecArgs) -> Result<Config, Error> {
+    let mut config = Config::default();
+    config.draft.mode = draft_mode(spec)?;
+    config.draft.search = match spec.spec_search {
+        SpecSearch::Mcts => SearchKind::Mcts,
+        SpecSearch::Reference => SearchKind::Reference,
+        SpecSearch::BestFirst => SearchKind::BestFirst,
+    };
+    config.draft.budget = spec.spec_budget;
+    config.draft.max_depth = spec.spec_depth.unwrap_or(config.draft.max_depth);
+    for name in &spec.spec_without {
+        let source = Source::ALL.into_iter().find(|source| source.name() == name).ok_or_else(|| {
+            let known = Source::ALL.map(Source::name).join(", ");
+            Error::usage(format!("{name:?} is no source of guesses; known are {known}"))
+        })?;
+        config.representative.without.push(source);
+    }
+    config.validate()?;
+    Ok(config)
+}
+
+/// The corpus of a model's tokenizer.
+///
+/// # Errors
+/// As [`Corpus::load`].
+pub(crate) fn corpus(path: &Path, model: &Model) -> Result<Arc<Corpus>, Error> {
+    Corpus::load(path, Some(fingerprint(model))).map(Arc::new)
+}
+
+/// The fingerprint of a model's tokenizer, as corpus files carry it.
+pub(crate) fn fingerprint(model: &Model) -> Fingerprint {
+    Fingerprint(model.tokenizer_fingerprint())
+}
+
+/// Model, context, corpus and configuration, ready to answer.
+///
+/// # Errors
+/// As its parts.
+pub(crate) fn session(
+    model: &Arc<Model>,
+    context: &ContextArgs,
+    spec: &SpecArgs,
+    cancel: &CancelFlag,
+) -> Result<Session<Target>, Error> {
+    let config = config(spec)?;
+    let corpus = match (&spec.corpus, config.draft.mode) {
+        (None, _) | (_, DraftMode::Off) => None,
+        (Some(path), _) => Some(corpus(path, model)?),
+    };
+    let mut target = Target::new(model.clone(), &context_params(context, spec, model)?)?;
+    target.set_cancel_flag(cancel.clone());
+    let mut session = Session::new(target, config)?;
+    session.set_cancel_flag(cancel.clone());
+    session.decoder_mut().set_corpus(corpus);
+    Ok(session)
+}
+
+/// The drafts that a target takes, in a word.
+pub(crate) fn shape(target: &Target) -> &'static str {
+    match target.limits().shape {
+        DraftShape::Tree => "tree",
+        DraftShape::Chain => "chain",
+        DraftShape::Nothing => "nothing",
+    }
+}
+
+/// The sampler that the flags describe.
+///
+/// # Errors
+/// As the sampler's.
+pub(crate) fn sampler(args: &SamplingArgs, _model: &Model, _ignore_end: bool) -> Result<Box<dyn RowSampler>, Error> {
+    if args.temp <= 0.0 {
+        Ok(Box::new(Greedy))
+    } else {
+        Err(Error::target("sampling is not built in yet: give --temp 0"))
+    }
+}
