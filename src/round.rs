@@ -54,13 +54,13 @@ struct Times {
     draft: Duration,
     decode: Duration,
     sample: Duration,
-    /// Keeping the accepted path is part of it.
+    keep: Duration,
     learn: Duration,
 }
 
 impl Times {
     fn sum(&self) -> Duration {
-        self.draft + self.decode + self.sample + self.learn
+        self.draft + self.decode + self.sample + self.keep + self.learn
     }
 }
 
@@ -156,9 +156,15 @@ impl Decoder {
         self.verify(target, turns)?;
         let sampled = Instant::now();
         self.keep(target, turns)?;
+        let kept = Instant::now();
         self.learn(target, turns);
-        let learn = sampled.elapsed();
-        let measured = Times { draft: drafted - begun, decode: decoded - drafted, sample: sampled - decoded, learn };
+        let measured = Times {
+            draft: drafted - begun,
+            decode: decoded - drafted,
+            sample: sampled - decoded,
+            keep: kept - sampled,
+            learn: kept.elapsed(),
+        };
         let reckoned =
             |ms: f32| Times { decode: Duration::try_from_secs_f32(ms * 1e-3).unwrap_or_default(), ..Times::default() };
         self.measure(turns, &target.reckoned_ms().map_or(measured, reckoned));
@@ -395,6 +401,7 @@ impl Decoder {
             stats.draft_ns += ns(times.draft) / n_sequences;
             stats.decode_ns += ns(times.decode) / n_sequences;
             stats.sample_ns += ns(times.sample) / n_sequences;
+            stats.keep_ns += ns(times.keep) / n_sequences;
             stats.learn_ns += ns(times.learn) / n_sequences;
             sequence.count(&self.batch);
         }

@@ -36,7 +36,9 @@ pub struct Stats {
     pub decode_ns: u64,
     /// Of it: sampling visited rows.
     pub sample_ns: u64,
-    /// Of it: learning, and keeping the accepted path.
+    /// Of it: the target's memory operations that keep the accepted path.
+    pub keep_ns: u64,
+    /// Of it: learning.
     pub learn_ns: u64,
     /// Rounds by number of accepted nodes.
     #[cfg_attr(feature = "serde", serde(serialize_with = "without_tail"))]
@@ -80,6 +82,7 @@ impl Default for Stats {
             draft_ns: 0,
             decode_ns: 0,
             sample_ns: 0,
+            keep_ns: 0,
             learn_ns: 0,
             rounds_by_accepted: [0; MAX_DRAFT_ROWS],
             rounds_by_drafted: [0; MAX_DRAFT_ROWS],
@@ -132,6 +135,7 @@ impl AddAssign<&Stats> for Stats {
             (&mut self.draft_ns, other.draft_ns),
             (&mut self.decode_ns, other.decode_ns),
             (&mut self.sample_ns, other.sample_ns),
+            (&mut self.keep_ns, other.keep_ns),
             (&mut self.learn_ns, other.learn_ns),
         ];
         for (own, others) in pairs {
