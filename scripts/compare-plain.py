@@ -15,6 +15,7 @@ first token comes from the prompt's own logits: TOKENS + 1 are asked for, and th
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -69,6 +70,9 @@ def main():
             sys.exit(fetched.returncode)
         arguments.model = fetched.stdout.strip()
 
+    # Two threads that wait for each other on two busy cores are slowed tenfold, and not evenly.
+    if os.getloadavg()[0] > 0.5:
+        print(f"aded: the machine is busy (load {os.getloadavg()[0]:.1f}): the figures mean little", file=sys.stderr)
     print(f"model {arguments.model}, {arguments.threads} threads, {arguments.tokens} tokens, -fa {arguments.fa}")
     print("pair  first  llama-bench t/s  aded t/s  ratio")
     rows = []
