@@ -1,7 +1,8 @@
 //! Half precision in scalar code: the scales of ggml's blocks, and the rounding that ggml gives to activations.
+#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 
 /// The value of an IEEE 754 binary16 number.
-pub(super) fn f16_to_f32(bits: u16) -> f32 {
+pub(in crate::kernels) fn f16_to_f32(bits: u16) -> f32 {
     let sign = u32::from(bits & 0x8000) << 16;
     let exponent = u32::from(bits >> 10) & 0x1f;
     let fraction = u32::from(bits & 0x3ff);
@@ -14,7 +15,7 @@ pub(super) fn f16_to_f32(bits: u16) -> f32 {
 }
 
 /// The nearest binary16 number, ties to even, as the hardware's conversion gives it.
-pub(super) fn f32_to_f16(value: f32) -> u16 {
+pub(in crate::kernels) fn f32_to_f16(value: f32) -> u16 {
     let bits = value.to_bits();
     let sign = ((bits >> 16) & 0x8000) as u16;
     let magnitude = bits & 0x7fff_ffff;
@@ -35,13 +36,13 @@ pub(super) fn f32_to_f16(value: f32) -> u16 {
 }
 
 /// The value of a bfloat16 number: the upper half of a float.
-pub(super) fn bf16_to_f32(bits: u16) -> f32 {
+pub(in crate::kernels) fn bf16_to_f32(bits: u16) -> f32 {
     f32::from_bits(u32::from(bits) << 16)
 }
 
 #[cfg(test)]
 /// The nearest bfloat16 number, ties to even; a NaN stays one.
-pub(super) fn f32_to_bf16(value: f32) -> u16 {
+pub(in crate::kernels) fn f32_to_bf16(value: f32) -> u16 {
     let bits = value.to_bits();
     if value.is_nan() { (bits >> 16) as u16 | 64 } else { ((bits + 0x7fff + ((bits >> 16) & 1)) >> 16) as u16 }
 }

@@ -2,7 +2,7 @@
 
 use super::WeightType;
 use super::activations::Format;
-use super::half::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
+use crate::kernels::half::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
 
 /// Elements and bytes of a block of the file.
 pub(super) fn block(weight_type: WeightType) -> (usize, usize) {

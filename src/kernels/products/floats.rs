@@ -1,12 +1,11 @@
 //! Weights of half precision and bfloat16, multiplied in single precision as llama.cpp does.
 //!
 //! A packed unit is 32 columns of 16 rows: the rows of a column side by side.
-#![allow(unsafe_code)]
 #![allow(clippy::needless_range_loop, reason = "a column indexes registers and memory alike")]
 
-use super::half::{bf16_to_f32, f16_to_f32};
 use super::pass::{GROUP_ROWS, Pass, Weights};
 use super::simd::Simd;
+use crate::kernels::half::{bf16_to_f32, f16_to_f32};
 
 /// `BF16`: bfloat16, else half precision.
 pub(super) struct Floats<const BF16: bool>;
@@ -47,7 +46,6 @@ impl<const BF16: bool> Weights for Floats<BF16> {
         unsafe {
             let mut unit = pass.packed;
             let mut a = pass.activations;
-            // Two sums for each column, so that one addition need not wait for the other.
             let mut even = [S::zero_f(); N];
             let mut odd = [S::zero_f(); N];
             for _ in 0..pass.n_units {
@@ -55,14 +53,15 @@ impl<const BF16: bool> Weights for Floats<BF16> {
                     let columns = unit.add(k * 256);
                     pass.prefetch::<S>(columns, 256);
                     macro_rules! steps {
-                        ($($k:literal $sums:ident)*) => {$(
+                        ($($k:literal)*) => {$(
                             let w = Self::load::<S>(columns.add($k * 32));
                             for c in 0..N {
-                                $sums[c] = S::fma(w, S::splat_f(a.add($k * step + 4 * c)), $sums[c]);
+                                let sum = if $k % S::CHAINS == 0 { &mut even[c] } else { &mut odd[c] };
+                                *sum = S::fma(w, S::splat_f(a.add($k * step + 4 * c)), *sum);
                             }
                         )*};
                     }
-                    steps!(0 even 1 odd 2 even 3 odd 4 even 5 odd 6 even 7 odd);
+                    steps!(0 1 2 3 4 5 6 7);
                     a = a.add(8 * step);
                 }
                 unit = unit.add(Self::UNIT_BYTES);

@@ -12,6 +12,7 @@ impl Simd for Avx512 {
     type I = __m512i;
     type F = __m512;
     const COLUMNS: usize = 8;
+    const CHAINS: usize = 2;
     const SIGNED_OFFSET: i32 = 128;
 
     #[inline(always)]
@@ -59,16 +60,24 @@ impl Simd for Avx512 {
         _mm512_mullo_epi32(a, b)
     }
     #[inline(always)]
-    unsafe fn dot(sum: __m512i, w: __m512i, a: __m512i) -> __m512i {
-        _mm512_dpbusd_epi32(sum, w, a)
+    unsafe fn begin(sum: __m512i) -> __m512i {
+        sum
+    }
+    #[inline(always)]
+    unsafe fn end(_sum: __m512i, run: __m512i) -> __m512i {
+        run
+    }
+    #[inline(always)]
+    unsafe fn dot(run: __m512i, w: __m512i, a: __m512i) -> __m512i {
+        _mm512_dpbusd_epi32(run, w, a)
     }
     #[inline(always)]
     unsafe fn signed(w: __m512i) -> __m512i {
         _mm512_xor_si512(w, _mm512_set1_epi8(i8::MIN))
     }
     #[inline(always)]
-    unsafe fn dot_signed(sum: __m512i, w: __m512i, a: __m512i) -> __m512i {
-        _mm512_dpbusd_epi32(sum, w, a)
+    unsafe fn dot_signed(run: __m512i, w: __m512i, a: __m512i) -> __m512i {
+        _mm512_dpbusd_epi32(run, w, a)
     }
     #[inline(always)]
     unsafe fn dot_pairs(sum: __m512i, w: __m512i, a: __m512i) -> __m512i {

@@ -4,7 +4,6 @@
 //! plane j of the first four holds the lower halves of elements 4j to 4j + 3 in the lower halves of its bytes, and those of elements
 //! 16 + 4j to 16 + 4j + 3 in the upper. The fifth bits have one plane more: bit k of byte b of a row belongs to element 4k + b. The
 //! fifth and sixth bits have two: bits 2k and 2k + 1 of byte b belong to element 4k + b, in the second plane 16 + 4k + b.
-#![allow(unsafe_code)]
 
 use super::simd::Simd;
 

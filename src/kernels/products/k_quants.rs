@@ -9,13 +9,12 @@
 //! A packed unit is a block of 16 rows: 64 bytes of scales (f16) and, unless 6 bits, of scales of minima; 256 bytes of
 //! sub-scales (16 rows side by side) and, unless 6 bits, of minima from byte 128, two consecutive ones of a row side by
 //! side; then eight tiles (`codes.rs`). Integers are summed exactly over a block, as llama.cpp does.
-#![allow(unsafe_code)]
 #![allow(clippy::needless_range_loop, reason = "a column indexes registers and memory alike")]
 
 use super::codes;
-use super::half::f16_to_f32;
 use super::pass::{GROUP_ROWS, Pass, Weights};
-use super::simd::Simd;
+use super::simd::{Simd, run_steps};
+use crate::kernels::half::f16_to_f32;
 
 /// `BITS`: 4, 5 or 6.
 pub(super) struct KQuants<const BITS: usize>;
@@ -128,12 +127,24 @@ impl<const BITS: usize> Weights for KQuants<BITS> {
                     let tile = unit.add(TILES + sub * Self::TILE);
                     pass.prefetch::<S>(tile, Self::TILE + 40);
                     macro_rules! steps {
-                        ($dots:ident: $($k:literal)*) => {$(
-                            let w = codes::plane::<S, BITS>(tile, $k);
+                        ($dots:ident: $($i:literal $k:literal)*) => {{
+                            let mut runs = [S::zero(); N];
                             for c in 0..N {
-                                $dots[c] = S::dot($dots[c], w, S::splat(a.add($k * step + 4 * c)));
+                                runs[c] = S::begin($dots[c]);
                             }
-                        )*};
+                            $(
+                                let w = codes::plane::<S, BITS>(tile, $k);
+                                for c in 0..N {
+                                    runs[c] = S::dot(runs[c], w, S::splat(a.add($k * step + 4 * c)));
+                                }
+                                if ($i + 1) % run_steps(BITS) == 0 {
+                                    for c in 0..N {
+                                        $dots[c] = S::end($dots[c], runs[c]);
+                                        runs[c] = S::begin($dots[c]);
+                                    }
+                                }
+                            )*
+                        }};
                     }
                     if BITS == 6 {
                         let mut dots = [S::zero(); N];
@@ -141,20 +152,20 @@ impl<const BITS: usize> Weights for KQuants<BITS> {
                         for c in 0..N {
                             dots[c] = S::splat(corrections.add(4 * c));
                         }
-                        steps!(dots: 0 1 2 3);
+                        steps!(dots: 0 0 1 1 2 2 3 3);
                         for c in 0..N {
                             whole[c] = S::add(whole[c], S::mul(dots[c], scale));
                             dots[c] = S::splat(corrections.add(step + 4 * c));
                         }
                         let scale = S::load_i8(unit.add(SCALES + (sub * 2 + 1) * GROUP_ROWS));
-                        steps!(dots: 4 5 6 7);
+                        steps!(dots: 0 4 1 5 2 6 3 7);
                         for c in 0..N {
                             whole[c] = S::add(whole[c], S::mul(dots[c], scale));
                         }
                         corrections = corrections.add(2 * step);
                     } else {
                         let mut dots = [S::zero(); N];
-                        steps!(dots: 0 4 1 5 2 6 3 7);
+                        steps!(dots: 0 0 1 4 2 1 3 5 4 2 5 6 6 3 7 7);
                         let scale = S::load_u8(unit.add(SCALES + sub * GROUP_ROWS));
                         for c in 0..N {
                             whole[c] = S::add(whole[c], S::mul(dots[c], scale));

@@ -5,6 +5,11 @@
 use super::simd::Simd;
 use std::arch::x86_64::*;
 
+#[cfg(not(test))]
+use std::arch::x86_64::_mm256_dpbusd_avx_epi32 as dpbusd;
+#[cfg(test)]
+use std::arch::x86_64::_mm256_dpbusd_epi32 as dpbusd;
+
 /// Lanes 0 to 7 and 8 to 15.
 type Pair = [__m256i; 2];
 
@@ -32,6 +37,7 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     type I = Pair;
     type F = [__m256; 2];
     const COLUMNS: usize = 4;
+    const CHAINS: usize = 1;
     const SIGNED_OFFSET: i32 = if VNNI { 128 } else { 0 };
 
     #[inline(always)]
@@ -81,25 +87,28 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         both!(_mm256_mullo_epi32, a, b)
     }
     #[inline(always)]
-    unsafe fn dot(sum: Pair, w: Pair, a: Pair) -> Pair {
-        if VNNI {
-            both!(_mm256_dpbusd_avx_epi32, sum, w, a)
-        } else {
-            let products = both!(_mm256_maddubs_epi16, w, a);
-            Self::add(sum, both!(_mm256_madd_epi16, products, [_mm256_set1_epi16(1); 2]))
-        }
+    unsafe fn begin(sum: Pair) -> Pair {
+        if VNNI { sum } else { Self::zero() }
+    }
+    #[inline(always)]
+    unsafe fn end(sum: Pair, run: Pair) -> Pair {
+        if VNNI { run } else { Self::dot_pairs(sum, run, [_mm256_set1_epi16(1); 2]) }
+    }
+    #[inline(always)]
+    unsafe fn dot(run: Pair, w: Pair, a: Pair) -> Pair {
+        if VNNI { both!(dpbusd, run, w, a) } else { both!(_mm256_add_epi16, run, both!(_mm256_maddubs_epi16, w, a)) }
     }
     #[inline(always)]
     unsafe fn signed(w: Pair) -> Pair {
         if VNNI { both!(_mm256_xor_si256, w, Self::bytes(0x80)) } else { w }
     }
     #[inline(always)]
-    unsafe fn dot_signed(sum: Pair, w: Pair, a: Pair) -> Pair {
+    unsafe fn dot_signed(run: Pair, w: Pair, a: Pair) -> Pair {
         if VNNI {
-            Self::dot(sum, w, a)
+            Self::dot(run, w, a)
         } else {
             // Magnitudes up to 128 times activations up to 127: two such products fit 16 bits, which an offset of 128 would not.
-            Self::dot(sum, both!(_mm256_abs_epi8, w), both!(_mm256_sign_epi8, a, w))
+            Self::dot(run, both!(_mm256_abs_epi8, w), both!(_mm256_sign_epi8, a, w))
         }
     }
     #[inline(always)]

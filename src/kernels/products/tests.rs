@@ -2,6 +2,7 @@
 
 use super::reference::{block, dequantise};
 use super::*;
+use crate::kernels::half::f32_to_f16;
 
 /// A small generator: the tests need variety, not quality.
 struct Random(u64);
@@ -63,7 +64,7 @@ fn weights(weight_type: WeightType, rows: usize, cols: usize, fill: Fill, random
         for at in halves(weight_type) {
             let scale: u16 = match (fill, weight_type) {
                 (Fill::Random, WeightType::BF16) => (random.float().to_bits() >> 16) as u16,
-                (Fill::Random, _) => half::f32_to_f16(random.float() / 50.0),
+                (Fill::Random, _) => f32_to_f16(random.float() / 50.0),
                 (Fill::Zero, _) => 0,
                 (Fill::Ones, _) => 0x7bff,
                 (Fill::Lowest, _) => 0xfbff,

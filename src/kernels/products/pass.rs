@@ -1,9 +1,5 @@
-//! From a weight's type to machine code: what a type provides, and its passes for every instruction set and column count.
-#![allow(unsafe_code)]
+//! What a type of weights provides, and what its passes over a group of rows are given.
 
-use super::avx2::Avx2;
-use super::avx512::Avx512;
-use super::isa::Isa;
 use super::simd::Simd;
 
 /// Rows side by side in a packed weight.
@@ -84,48 +80,3 @@ pub(super) trait Weights {
 }
 
 pub(super) type PassFn = unsafe fn(&Pass);
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-unsafe fn avx512<W: Weights, const N: usize>(pass: &Pass) {
-    // SAFETY: the caller's promise, and the features are enabled here.
-    unsafe { W::run::<Avx512, N>(pass) }
-}
-
-#[target_feature(enable = "avxvnni,avx2,fma,f16c")]
-unsafe fn avx_vnni<W: Weights, const N: usize>(pass: &Pass) {
-    // SAFETY: the caller's promise, and the features are enabled here.
-    unsafe { W::run::<Avx2<true>, N>(pass) }
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn avx2<W: Weights, const N: usize>(pass: &Pass) {
-    // SAFETY: the caller's promise, and the features are enabled here.
-    unsafe { W::run::<Avx2<false>, N>(pass) }
-}
-
-struct Passes<W>(W);
-
-impl<W: Weights> Passes<W> {
-    const AVX512: [PassFn; Avx512::COLUMNS] = [
-        avx512::<W, 1>,
-        avx512::<W, 2>,
-        avx512::<W, 3>,
-        avx512::<W, 4>,
-        avx512::<W, 5>,
-        avx512::<W, 6>,
-        avx512::<W, 7>,
-        avx512::<W, 8>,
-    ];
-    const AVX_VNNI: [PassFn; Avx2::<true>::COLUMNS] =
-        [avx_vnni::<W, 1>, avx_vnni::<W, 2>, avx_vnni::<W, 3>, avx_vnni::<W, 4>];
-    const AVX2: [PassFn; Avx2::<false>::COLUMNS] = [avx2::<W, 1>, avx2::<W, 2>, avx2::<W, 3>, avx2::<W, 4>];
-}
-
-/// The passes for 1, 2, ... columns.
-pub(super) fn passes<W: Weights>(isa: Isa) -> &'static [PassFn] {
-    match isa {
-        Isa::Avx512Vnni => &Passes::<W>::AVX512,
-        Isa::AvxVnni => &Passes::<W>::AVX_VNNI,
-        Isa::Avx2 => &Passes::<W>::AVX2,
-    }
-}

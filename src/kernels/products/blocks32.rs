@@ -5,13 +5,12 @@
 //! `code * scale` (Q8_0, signed), `(code - 2^(bits-1)) * scale`, or `code * scale + minimum`. Facts from ggml-common.h.
 //!
 //! A packed unit is two blocks of 16 rows: the scales and minima of both, then the tiles (`codes.rs`) of both.
-#![allow(unsafe_code)]
 #![allow(clippy::needless_range_loop, reason = "a column indexes registers and memory alike")]
 
 use super::codes;
-use super::half::f16_to_f32;
 use super::pass::{GROUP_ROWS, Pass, Weights};
-use super::simd::Simd;
+use super::simd::{Simd, run_steps};
+use crate::kernels::half::f16_to_f32;
 
 /// `BITS`: 4, 5 or 8. `MIN`: blocks have a minimum.
 pub(super) struct Blocks32<const BITS: usize, const MIN: bool>;
@@ -93,16 +92,26 @@ impl<const BITS: usize, const MIN: bool> Weights for Blocks32<BITS, MIN> {
                             dots[c] = S::splat(a.add(9 * step + 4 * c));
                         }
                     }
+                    let mut runs = [S::zero(); N];
+                    for c in 0..N {
+                        runs[c] = S::begin(dots[c]);
+                    }
                     macro_rules! steps {
-                        ($($k:literal)*) => {$(
+                        ($($i:literal $k:literal)*) => {$(
                             let w = codes::plane::<S, BITS>(tile, $k);
                             for c in 0..N {
                                 let a = S::splat(a.add($k * step + 4 * c));
-                                dots[c] = if BITS == 8 { S::dot_signed(dots[c], w, a) } else { S::dot(dots[c], w, a) };
+                                runs[c] = if BITS == 8 { S::dot_signed(runs[c], w, a) } else { S::dot(runs[c], w, a) };
+                            }
+                            if ($i + 1) % run_steps(BITS) == 0 {
+                                for c in 0..N {
+                                    dots[c] = S::end(dots[c], runs[c]);
+                                    runs[c] = S::begin(dots[c]);
+                                }
                             }
                         )*};
                     }
-                    steps!(0 4 1 5 2 6 3 7);
+                    steps!(0 0 1 4 2 1 3 5 4 2 5 6 6 3 7 7);
                     let scale = S::load_f16(meta);
                     for c in 0..N {
                         let scales = S::mul_f(scale, S::splat_f(a.add(8 * step + 4 * c)));

@@ -1,132 +1,15 @@
-//! Activations on their way into a product: rounded as llama.cpp's own kernel for the weight's type rounds them, and laid
-//! out so that a product reads them from front to back.
-//!
-//! Columns stand in tiles of [`TILE_COLUMNS`] (the last tile is as wide as there are columns left), a tile in units of
-//! consecutive elements, a unit in words of 4 bytes, and a word for all columns of the tile side by side.
-#![allow(unsafe_code)]
+//! Rounding of activations with AVX2, which every instruction set of the kernels includes; so it is the same for all of them.
 
-use super::half::{f16_to_f32, f32_to_f16};
+use super::activations::{Format, Place};
+use crate::kernels::half::{f16_to_f32, f32_to_f16};
 use std::arch::x86_64::*;
 
-/// Columns side by side in a full tile.
-pub(super) const TILE_COLUMNS: usize = 16;
-
-/// How a weight's type wants its activations.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Format {
-    /// Blocks of 32 bytes as ggml's Q8_0; then the scale, and the sum of the bytes times `-offset`.
-    Q8_0 { offset: i32 },
-    /// Blocks of 32 bytes as ggml's Q8_1; then the scale, and the scale times the sum of the bytes.
-    Q8_1,
-    /// Blocks of 256 bytes as ggml's Q8_K; then the scale, and four words, each the sums of two runs of 32 bytes in 16 bits.
-    Q8KPairs,
-    /// Blocks of 256 bytes as ggml's Q8_K; then the scale, and sixteen words, each the sum of 16 bytes times `-offset`.
-    Q8KOffset { offset: i32 },
-    /// Floats rounded to half precision.
-    F16,
-    /// Floats rounded to bfloat16.
-    Bf16,
-}
-
-impl Format {
-    /// Elements of a unit.
-    pub(super) const fn unit_cols(self) -> usize {
-        match self {
-            Self::Q8_0 { .. } | Self::Q8_1 => 32,
-            Self::Q8KPairs | Self::Q8KOffset { .. } => 256,
-            Self::F16 | Self::Bf16 => 16,
-        }
-    }
-
-    /// Words of 4 bytes of a unit, for one column.
-    pub(super) const fn unit_words(self) -> usize {
-        match self {
-            Self::Q8_0 { .. } | Self::Q8_1 => 8 + 2,
-            Self::Q8KPairs => 64 + 1 + 4,
-            Self::Q8KOffset { .. } => 64 + 1 + 16,
-            Self::F16 | Self::Bf16 => 16,
-        }
-    }
-}
-
-/// Rounds some (column, unit) items of a matrix into `scratch`. Item `i` is unit `i % n_units` of column `i / n_units`.
+/// Rounds one unit of one column.
 ///
-/// Units that begin at or after `cols` are written as zeros.
-///
-/// # Safety
-/// The processor has AVX2, FMA and F16C. `x` holds `cols` floats for each column, columns `x_stride` floats apart. `scratch` is
-/// valid for `n_columns * n_units * unit_words` words, and no other thread writes the same items.
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn quantise(
-    format: Format,
-    x: Matrix,
-    n_columns: usize,
-    n_units: usize,
-    items: std::ops::Range<usize>,
-    scratch: *mut u8,
-) {
-    let (words, unit_cols) = (format.unit_words(), format.unit_cols());
-    for item in items {
-        let (column, unit) = (item / n_units, item % n_units);
-        let tile = column / TILE_COLUMNS;
-        let width = TILE_COLUMNS.min(n_columns - tile * TILE_COLUMNS);
-        let begin = (tile * TILE_COLUMNS * n_units + unit * width) * words + column % TILE_COLUMNS;
-        // SAFETY: the item's words lie inside the scratch, and its elements inside the column, as the caller promises.
-        unsafe {
-            let place = Place { first: scratch.cast::<u32>().add(begin), step: width };
-            if unit * unit_cols >= x.cols {
-                (0..words).for_each(|word| place.put(word, 0));
-            } else {
-                round(format, x.first.add(column * x.stride + unit * unit_cols), &place);
-            }
-        }
-    }
-}
-
-/// Columns of floats, `stride` floats apart.
-#[derive(Clone, Copy)]
-pub(super) struct Matrix {
-    pub(super) first: *const f32,
-    pub(super) stride: usize,
-    pub(super) cols: usize,
-}
-
-/// Where one column's words of one unit go.
-struct Place {
-    first: *mut u32,
-    /// The tile's width.
-    step: usize,
-}
-
-impl Place {
-    /// # Safety
-    /// The word is one of the unit's.
-    #[inline(always)]
-    unsafe fn put(&self, word: usize, value: u32) {
-        // SAFETY: `quantise` placed the unit inside the scratch; writing unaligned asks nothing of its address.
-        unsafe { self.first.add(word * self.step).write_unaligned(value) }
-    }
-
-    /// # Safety
-    /// The eight words from `word` are the unit's.
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    unsafe fn put8(&self, word: usize, values: __m256i) {
-        let mut all = [0u32; 8];
-        // SAFETY: the array has the vector's size.
-        unsafe { _mm256_storeu_si256(all.as_mut_ptr().cast(), values) };
-        for (i, value) in all.into_iter().enumerate() {
-            // SAFETY: the caller's promise.
-            unsafe { self.put(word + i, value) };
-        }
-    }
-}
-
 /// # Safety
 /// `x` holds a unit's elements, and `place` is made for the format.
-#[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn round(format: Format, x: *const f32, place: &Place) {
+pub(super) unsafe fn round(format: Format, x: *const f32, place: &Place) {
     // SAFETY: offsets stay within the unit.
     unsafe {
         match format {
@@ -135,7 +18,7 @@ unsafe fn round(format: Format, x: *const f32, place: &Place) {
                 let bytes = round32(x, if most == 0.0 { 0.0 } else { 127.0 / most });
                 let scale = most / 127.0;
                 let sum = sums16(bytes).iter().sum::<i32>();
-                place.put8(0, bytes);
+                put8(place, 0, bytes);
                 place.put(8, through_f16(scale).to_bits());
                 place.put(
                     9,
@@ -151,7 +34,7 @@ unsafe fn round(format: Format, x: *const f32, place: &Place) {
                 for part in 0..8 {
                     let bytes = round32(x.add(32 * part), factor);
                     let [low, high] = sums16(bytes);
-                    place.put8(8 * part, bytes);
+                    put8(place, 8 * part, bytes);
                     if let Format::Q8KOffset { offset } = format {
                         place.put(65 + 2 * part, (-offset * low) as u32);
                         place.put(66 + 2 * part, (-offset * high) as u32);
@@ -168,7 +51,7 @@ unsafe fn round(format: Format, x: *const f32, place: &Place) {
             Format::F16 => {
                 for part in [0, 8] {
                     let halves = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(_mm256_loadu_ps(x.add(part)));
-                    place.put8(part, _mm256_castps_si256(_mm256_cvtph_ps(halves)));
+                    put8(place, part, _mm256_castps_si256(_mm256_cvtph_ps(halves)));
                 }
             }
             Format::Bf16 => {
@@ -181,10 +64,24 @@ unsafe fn round(format: Format, x: *const f32, place: &Place) {
                     let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(values, values));
                     let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x40_0000));
                     let chosen = _mm256_blendv_epi8(rounded, quiet, nan);
-                    place.put8(part, _mm256_and_si256(chosen, _mm256_set1_epi32(!0xffff)));
+                    put8(place, part, _mm256_and_si256(chosen, _mm256_set1_epi32(!0xffff)));
                 }
             }
         }
+    }
+}
+
+/// # Safety
+/// The eight words from `word` are the unit's.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn put8(place: &Place, word: usize, values: __m256i) {
+    let mut all = [0u32; 8];
+    // SAFETY: the array has the vector's size.
+    unsafe { _mm256_storeu_si256(all.as_mut_ptr().cast(), values) };
+    for (i, value) in all.into_iter().enumerate() {
+        // SAFETY: the caller's promise.
+        unsafe { place.put(word + i, value) };
     }
 }
 
@@ -272,6 +169,7 @@ fn sums16(bytes: __m256i) -> [i32; 2] {
 
 #[cfg(test)]
 mod tests {
+    use super::super::activations::{Matrix, quantise};
     use super::super::reference::rounded;
     use super::*;
 

@@ -16,6 +16,8 @@ pub(super) trait Simd: Copy {
     type F: Copy;
     /// Columns for whose sums there are registers enough.
     const COLUMNS: usize;
+    /// Sums of floats that a column needs beside each other for one addition not to wait for the last.
+    const CHAINS: usize;
     /// What `signed` adds to every weight. The sums of activations times this are taken off again by the caller.
     const SIGNED_OFFSET: i32;
 
@@ -37,12 +39,17 @@ pub(super) trait Simd: Copy {
     unsafe fn shr(a: Self::I, bits: i32) -> Self::I;
     unsafe fn add(a: Self::I, b: Self::I) -> Self::I;
     unsafe fn mul(a: Self::I, b: Self::I) -> Self::I;
-    /// Sums of four products: unsigned bytes of `w`, at most 127 where the set has no byte multiply-add, times signed bytes of `a`.
-    unsafe fn dot(sum: Self::I, w: Self::I, a: Self::I) -> Self::I;
+    /// Begins a run of `dot`s that goes on from `sum`. Without byte multiply-add a run sums in 16 bits, so that it can hold only so
+    /// many products: [`run_steps`].
+    unsafe fn begin(sum: Self::I) -> Self::I;
+    /// Ends a run that began from `sum`.
+    unsafe fn end(sum: Self::I, run: Self::I) -> Self::I;
+    /// Adds sums of products, for each lane four: unsigned bytes of `w` times signed bytes of `a`.
+    unsafe fn dot(run: Self::I, w: Self::I, a: Self::I) -> Self::I;
     /// Signed weights made ready for `dot_signed`.
     unsafe fn signed(w: Self::I) -> Self::I;
-    /// As `dot`, for weights from `signed`; `a` must not hold -128.
-    unsafe fn dot_signed(sum: Self::I, w: Self::I, a: Self::I) -> Self::I;
+    /// As `dot`, for weights from `signed`.
+    unsafe fn dot_signed(run: Self::I, w: Self::I, a: Self::I) -> Self::I;
     /// Sums of two products of 16-bit integers.
     unsafe fn dot_pairs(sum: Self::I, w: Self::I, a: Self::I) -> Self::I;
     /// 16 unsigned bytes, one for each lane.
@@ -68,4 +75,14 @@ pub(super) trait Simd: Copy {
     unsafe fn load_bf16(p: *const u8) -> Self::F;
     /// 16 floats.
     unsafe fn store(p: *mut f32, a: Self::F);
+}
+
+/// How many `dot`s a run may have, for codes of `bits` bits and activations from -127 to 127: two products each must fit 16 bits.
+pub(super) const fn run_steps(bits: usize) -> usize {
+    match bits {
+        4 => 8,
+        5 => 4,
+        6 => 2,
+        _ => 1,
+    }
 }
