@@ -96,10 +96,20 @@ bool is_one_batch(const ggml_tensor * x, const ggml_tensor * out) {
            (out->ne[3] == 1 || out->nb[3] == out->nb[2] * out->ne[2]);
 }
 
+// The product that this thread planned last, if it has planned nothing since that may touch the work area, and computed none.
+thread_local const ggml_tensor * planned = nullptr;
+
+// Where a planned product notes that its columns lie rounded in the work area: behind what ggml uses of a product's parameters.
+constexpr int NOTE = GGML_MAX_OP_PARAMS / sizeof(int32_t) - 1;
+constexpr int32_t ROUNDED = 0x61646564;
+
 struct ProductTraits : ggml::cpu::tensor_traits {
+    // ggml plans the nodes of a graph in their order, before each computation.
     bool work_size(int, const ggml_tensor * op, size_t & size) override {
         size = 0;
         if (op->op == GGML_OP_MUL_MAT) {
+            const_cast<ggml_tensor *>(op)->op_params[NOTE] = planned && finds_rounded(planned, op) ? ROUNDED : 0;
+            planned = op;
             const ggml_tensor * x = op->src[1];
             const void * weight = placed(op->src[0])->kernel;
             size = align(kernels->scratch_bytes(weight, ggml_nrows(x))) + ALIGNMENT;
@@ -111,6 +121,7 @@ struct ProductTraits : ggml::cpu::tensor_traits {
     }
 
     bool compute_forward(ggml_compute_params * params, ggml_tensor * op) override {
+        planned = nullptr;
         if (op->op == GGML_OP_GET_ROWS) {
             look_up(params, op);
         } else {
@@ -120,6 +131,13 @@ struct ProductTraits : ggml::cpu::tensor_traits {
     }
 
   private:
+    // Query, key and value, or gate and up: consecutive products of the same columns.
+    static bool finds_rounded(const ggml_tensor * before, const ggml_tensor * op) {
+        const ggml_tensor * x = op->src[1];
+        return before != op && before->src[1] == x && is_plain(x) && is_one_batch(x, op) && is_one_batch(x, before) &&
+               kernels->shares_scratch(placed(op->src[0])->kernel, placed(before->src[0])->kernel);
+    }
+
     static void multiply(ggml_compute_params * params, ggml_tensor * op) {
         const ggml_tensor * w = op->src[0];
         const ggml_tensor * x = op->src[1];
@@ -141,8 +159,9 @@ struct ProductTraits : ggml::cpu::tensor_traits {
             ggml_barrier(params->threadpool);
         }
 
+        const bool rounded = op->op_params[NOTE] == ROUNDED;
         const size_t n_items = kernels->n_items(weight, n_columns);
-        for (size_t b = 0; b < n_batches; ++b) {
+        for (size_t b = 0; b < n_batches && !rounded; ++b) {
             const float * columns = plain ? reinterpret_cast<const float *>(
                                                 static_cast<const char *>(x->data) + b % x->ne[2] * x->nb[2] +
                                                 b / x->ne[2] * x->nb[3])
@@ -151,7 +170,9 @@ struct ProductTraits : ggml::cpu::tensor_traits {
             kernels->quantise(
                 weight, columns, stride, n_columns, n_items * ith / nth, n_items * (ith + 1) / nth, scratch + b * batch_bytes);
         }
-        ggml_barrier(params->threadpool);
+        if (!rounded) {
+            ggml_barrier(params->threadpool);
+        }
 
         const size_t n_groups = kernels->n_groups(weight);
         const size_t begin = n_groups * ith / nth, end = n_groups * (ith + 1) / nth;
@@ -374,10 +395,17 @@ struct Kernels : ggml::cpu::extra_buffer_type {
     }
 
     ggml::cpu::tensor_traits * get_tensor_traits(const ggml_tensor * op) override {
+        if (op->op != GGML_OP_MUL_MAT && !ggml_op_is_empty(op->op)) {
+            planned = nullptr;
+        }
         switch (op->op) {
             case GGML_OP_MUL_MAT:
             case GGML_OP_GET_ROWS:
-                return is_ours(op->src[0]) && placed(op->src[0]) ? &product : nullptr;
+                if (is_ours(op->src[0]) && placed(op->src[0])) {
+                    return &product;
+                }
+                planned = nullptr;
+                return nullptr;
             case GGML_OP_FLASH_ATTN_EXT:
                 return parts.load(std::memory_order_relaxed) & ATTENTION ? &attention : nullptr;
             case GGML_OP_ROPE:

@@ -40,6 +40,8 @@ typedef struct aded_kernels {
     bool (*pack)(const void * weight, const void * rows, size_t first_row, size_t n_rows, void * packed);
     void (*unpack_row)(const void * weight, const void * packed, size_t row, float * values);
     size_t (*scratch_bytes)(const void * weight, size_t n_columns);
+    // Columns rounded for one weight serve the other too.
+    bool (*shares_scratch)(const void * weight, const void * other);
     size_t (*n_items)(const void * weight, size_t n_columns);
     size_t (*n_groups)(const void * weight);
     void (*quantise)(

@@ -70,7 +70,8 @@ impl Place {
     }
 }
 
-/// Rounds some (column, unit) items of a matrix into `scratch`. Item `i` is unit `i % n_units` of column `i / n_units`.
+/// Rounds some (column, unit) items of a matrix into `scratch`. Items go tile by tile, in a tile unit by unit, in a unit column by
+/// column: as they lie in the scratch, so that threads that divide them write to different cache lines.
 ///
 /// Units that begin at or after `cols` are written as zeros.
 ///
@@ -86,20 +87,31 @@ pub(super) unsafe fn quantise(
     scratch: *mut u8,
 ) {
     let (words, unit_cols) = (format.unit_words(), format.unit_cols());
-    for item in items {
-        let (column, unit) = (item / n_units, item % n_units);
-        let tile = column / TILE_COLUMNS;
-        let width = TILE_COLUMNS.min(n_columns - tile * TILE_COLUMNS);
-        let begin = (tile * TILE_COLUMNS * n_units + unit * width) * words + column % TILE_COLUMNS;
-        // SAFETY: the item's words lie inside the scratch, and its elements inside the column, as the caller promises.
-        unsafe {
-            let place = Place { first: scratch.cast::<u32>().add(begin), step: width };
-            if unit * unit_cols >= x.cols {
-                (0..words).for_each(|word| place.put(word, 0));
-                continue;
+    let tile_items = TILE_COLUMNS * n_units;
+    let mut item = items.start;
+    while item < items.end {
+        let tile = item / tile_items;
+        let first = tile * TILE_COLUMNS;
+        let width = TILE_COLUMNS.min(n_columns - first);
+        let end = items.end.min(tile * tile_items + width * n_units);
+        let (mut unit, mut column) = ((item - tile * tile_items) / width, (item - tile * tile_items) % width);
+        for _ in item..end {
+            let begin = (first * n_units + unit * width) * words + column;
+            // SAFETY: the item's words lie inside the scratch, and its elements inside the column, as the caller promises.
+            unsafe {
+                let place = Place { first: scratch.cast::<u32>().add(begin), step: width };
+                if unit * unit_cols >= x.cols {
+                    (0..words).for_each(|word| place.put(word, 0));
+                } else {
+                    #[cfg(target_arch = "x86_64")]
+                    super::rounding::round(format, x.first.add((first + column) * x.stride + unit * unit_cols), &place);
+                }
             }
-            #[cfg(target_arch = "x86_64")]
-            super::rounding::round(format, x.first.add(column * x.stride + unit * unit_cols), &place);
+            column += 1;
+            if column == width {
+                (unit, column) = (unit + 1, 0);
+            }
         }
+        item = end;
     }
 }

@@ -281,6 +281,11 @@ impl Weight {
         n_columns * self.activation_units() * self.format.unit_words() * 4
     }
 
+    /// True if columns rounded for `other` serve this weight too.
+    pub fn shares_scratch(&self, other: &Self) -> bool {
+        (self.format, self.cols, self.activation_units()) == (other.format, other.cols, other.activation_units())
+    }
+
     /// Items of work in rounding `n_columns` columns, for threads to divide.
     pub fn quantise_items(&self, n_columns: usize) -> usize {
         n_columns * self.activation_units()
@@ -313,7 +318,7 @@ impl Weight {
     ///
     /// # Safety
     /// `packed` is valid for reads of [`packed_bytes`](Self::packed_bytes) that [`pack`](Self::pack) wrote. `scratch` holds all items of
-    /// `n_columns` columns, rounded by this weight or one of the same type, instruction set and `cols`. `groups` lies within
+    /// `n_columns` columns, rounded by this weight or one that [shares](Self::shares_scratch) its scratch. `groups` lies within
     /// [`n_groups`](Self::n_groups). `out` is valid for writes of every column's rows, and no other thread writes the same rows.
     pub unsafe fn product(
         &self,

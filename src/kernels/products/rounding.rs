@@ -1,7 +1,6 @@
 //! Rounding of activations with AVX2, which every instruction set of the kernels includes; so it is the same for all of them.
 
 use super::activations::{Format, Place};
-use crate::kernels::half::{f16_to_f32, f32_to_f16};
 use std::arch::x86_64::*;
 
 /// Rounds one unit of one column.
@@ -85,8 +84,11 @@ unsafe fn put8(place: &Place, word: usize, values: __m256i) {
     }
 }
 
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
 fn through_f16(value: f32) -> f32 {
-    f16_to_f32(f32_to_f16(value))
+    let half = _mm_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(_mm_set_ss(value));
+    _mm_cvtss_f32(_mm_cvtph_ps(half))
 }
 
 #[inline]

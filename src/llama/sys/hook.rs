@@ -51,6 +51,7 @@ struct Table {
     pack: unsafe extern "C" fn(&Weight, *const u8, usize, usize, *mut u8) -> bool,
     unpack_row: unsafe extern "C" fn(&Weight, *const u8, usize, *mut f32),
     scratch_bytes: extern "C" fn(&Weight, usize) -> usize,
+    shares_scratch: extern "C" fn(&Weight, &Weight) -> bool,
     n_items: extern "C" fn(&Weight, usize) -> usize,
     n_groups: extern "C" fn(&Weight) -> usize,
     quantise: unsafe extern "C" fn(&Weight, *const f32, usize, usize, usize, usize, *mut u8),
@@ -69,6 +70,7 @@ static TABLE: Table = Table {
     pack,
     unpack_row,
     scratch_bytes,
+    shares_scratch,
     n_items,
     n_groups,
     quantise,
@@ -138,7 +140,7 @@ const PACK_ROWS: usize = 1024;
 unsafe extern "C" fn pack(weight: &Weight, rows: *const u8, first_row: usize, n_rows: usize, packed: *mut u8) -> bool {
     let (row_bytes, group_bytes) = (weight.row_bytes(), weight.group_bytes());
     let first_group = first_row / 16;
-    if first_row % 16 != 0 || first_row + n_rows > weight.rows() {
+    if !first_row.is_multiple_of(16) || first_row + n_rows > weight.rows() {
         return false;
     }
     // SAFETY: the caller has whole rows, and room for the whole packed weight.
@@ -181,6 +183,10 @@ unsafe extern "C" fn unpack_row(weight: &Weight, packed: *const u8, row: usize, 
 
 extern "C" fn scratch_bytes(weight: &Weight, n_columns: usize) -> usize {
     weight.scratch_bytes(n_columns)
+}
+
+extern "C" fn shares_scratch(weight: &Weight, other: &Weight) -> bool {
+    weight.shares_scratch(other)
 }
 
 extern "C" fn n_items(weight: &Weight, n_columns: usize) -> usize {
