@@ -108,3 +108,17 @@ pub(super) fn rounded(format: Format, values: &[f32]) -> Vec<u32> {
         Format::Bf16 => values.iter().map(|&v| bf16_to_f32(f32_to_bf16(v)).to_bits()).collect(),
     }
 }
+
+/// The values that the words of `rounded` stand for.
+pub(super) fn unrounded(format: Format, values: &[f32]) -> Vec<f32> {
+    let cols = format.unit_cols();
+    let unit = |unit: &[f32]| {
+        let words = rounded(format, unit);
+        if matches!(format, Format::F16 | Format::Bf16) {
+            return words.into_iter().map(f32::from_bits).collect::<Vec<_>>();
+        }
+        let scale = f32::from_bits(words[cols / 4]);
+        words[..cols / 4].iter().flat_map(|w| w.to_le_bytes()).map(|b| f32::from(b as i8) * scale).collect()
+    };
+    values.chunks_exact(cols).flat_map(unit).collect()
+}

@@ -1,6 +1,6 @@
 //! Every kernel against the oracle, on every instruction set of the machine.
 
-use super::reference::{block, dequantise};
+use super::reference::{block, dequantise, unrounded};
 use super::*;
 use crate::kernels::half::f32_to_f16;
 
@@ -13,13 +13,13 @@ impl Random {
         self.0 >> 33
     }
 
+    fn below(&mut self, limit: usize) -> usize {
+        self.next() as usize % limit
+    }
+
     fn float(&mut self) -> f32 {
         (self.next() % 20001) as f32 / 10000.0 - 1.0
     }
-}
-
-fn isas() -> impl Iterator<Item = Isa> {
-    Isa::ALL.into_iter().filter(|isa| isa.is_available())
 }
 
 /// What the weights' bytes are.
@@ -29,9 +29,9 @@ enum Fill {
     Random,
     /// All bytes zero.
     Zero,
-    /// Codes and sub-scales at their largest (all bits set; as a signed byte: -1), scales 65504.
+    /// All bits of codes and sub-scales set, scales 65504.
     Ones,
-    /// Every byte -128 or its like, scales -65504.
+    /// Every byte -128, scales -65504.
     Lowest,
     /// Scales of the smallest subnormal halves.
     Denormal,
@@ -66,7 +66,10 @@ fn weights(weight_type: WeightType, rows: usize, cols: usize, fill: Fill, random
                 (Fill::Random, WeightType::BF16) => (random.float().to_bits() >> 16) as u16,
                 (Fill::Random, _) => f32_to_f16(random.float() / 50.0),
                 (Fill::Zero, _) => 0,
+                // The largest half is far beyond what a float can hold the sums of, read as bfloat16: 256 serves there.
+                (Fill::Ones, WeightType::BF16) => 0x4380,
                 (Fill::Ones, _) => 0x7bff,
+                (Fill::Lowest, WeightType::BF16) => 0xc380,
                 (Fill::Lowest, _) => 0xfbff,
                 (Fill::Denormal, _) => 1 + (random.next() & 3) as u16,
             };
@@ -76,114 +79,245 @@ fn weights(weight_type: WeightType, rows: usize, cols: usize, fill: Fill, random
     bytes
 }
 
-/// Packs in `parts` parts, rounds and multiplies in `parts` ranges; every buffer is a box of its exact size.
-fn multiply(
-    weight_type: WeightType,
-    weight: &Weight,
-    source: &[u8],
-    x: &[f32],
-    n_columns: usize,
-    parts: usize,
-) -> Box<[f32]> {
-    let mut packed = vec![0xaa; weight.packed_bytes()].into_boxed_slice();
-    let part = |i: usize, n: usize| n * i / parts..n * (i + 1) / parts;
-    for i in 0..parts {
-        let groups = part(i, weight.n_groups());
-        let rows = groups.start * 16..weight.rows().min(groups.end * 16);
-        let bytes = groups.start * weight.group_bytes()..groups.end * weight.group_bytes();
-        let source = &source[rows.start * weight.row_bytes()..rows.end * weight.row_bytes()];
-        weight.pack(source, &mut packed[bytes]).expect("sizes fit");
+fn floats(n: usize, random: &mut Random) -> Box<[f32]> {
+    (0..n).map(|_| random.float()).collect()
+}
+
+/// The kernels to test: every type on every instruction set that the machine has, where the shape is allowed.
+fn each_weight(rows: usize, cols: usize) -> impl Iterator<Item = (WeightType, Isa, Weight)> {
+    let pairs = Isa::ALL.into_iter().flat_map(|isa| WeightType::ALL.map(|weight_type| (weight_type, isa)));
+    pairs.filter_map(move |(weight_type, isa)| Some((weight_type, isa, Weight::new(weight_type, isa, rows, cols)?)))
+}
+
+/// A pointer that threads share.
+#[derive(Clone, Copy)]
+struct Shared<T>(*mut T);
+
+// SAFETY: the threads below write to places of their own.
+unsafe impl<T> Send for Shared<T> {}
+// SAFETY: as above.
+unsafe impl<T> Sync for Shared<T> {}
+
+impl<T> Shared<T> {
+    fn get(&self) -> *mut T {
+        self.0
     }
+}
+
+/// Packs, rounds and multiplies, each on `threads` threads. Every buffer is a box of its exact size.
+fn multiply(weight: &Weight, source: &[u8], x: &[f32], n_columns: usize, threads: usize) -> Box<[f32]> {
+    let part = |i: usize, n: usize| n * i / threads..n * (i + 1) / threads;
+    let mut packed = vec![0xaa; weight.packed_bytes()].into_boxed_slice();
+    std::thread::scope(|scope| {
+        let mut rest = &mut packed[..];
+        for i in 0..threads {
+            let groups = part(i, weight.n_groups());
+            let rows = groups.start * 16..weight.rows().min(groups.end * 16);
+            let (own, others) = rest.split_at_mut(groups.len() * weight.group_bytes());
+            rest = others;
+            let source = &source[rows.start * weight.row_bytes()..rows.end * weight.row_bytes()];
+            scope.spawn(move || weight.pack(source, own).expect("sizes fit"));
+        }
+    });
     let mut scratch = vec![u32::MAX; weight.scratch_bytes(n_columns) / 4].into_boxed_slice();
     let mut out = vec![f32::NAN; weight.rows() * n_columns].into_boxed_slice();
-    // SAFETY: the boxes have the sizes that the functions ask for, and the ranges lie within.
-    unsafe {
-        for i in 0..parts {
+    let shared = Shared(scratch.as_mut_ptr());
+    std::thread::scope(|scope| {
+        for i in 0..threads {
+            let shared = &shared;
             let items = part(i, weight.quantise_items(n_columns));
-            weight.quantise(x.as_ptr(), weight.cols(), n_columns, items, scratch.as_mut_ptr().cast());
+            // SAFETY: the boxes have the sizes that are asked for, and the threads' items do not meet.
+            scope.spawn(move || unsafe {
+                weight.quantise(x.as_ptr(), weight.cols(), n_columns, items, shared.get().cast());
+            });
         }
-        for i in 0..parts {
+    });
+    let results = Shared(out.as_mut_ptr());
+    std::thread::scope(|scope| {
+        for i in 0..threads {
+            let (packed, scratch, results) = (&packed, &scratch, &results);
             let groups = part(i, weight.n_groups());
-            weight.product(
-                packed.as_ptr(),
-                groups,
-                scratch.as_ptr().cast(),
-                n_columns,
-                out.as_mut_ptr(),
-                weight.rows(),
-            );
+            // SAFETY: as above; the threads' groups do not meet.
+            scope.spawn(move || unsafe {
+                let scratch = scratch.as_ptr().cast();
+                weight.product(packed.as_ptr(), groups, scratch, n_columns, results.get(), weight.rows());
+            });
         }
-    }
-    let values = dequantise_packed(weight, &packed);
-    let expected = dequantise(weight_type, source);
-    assert!(values.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits()), "looked-up rows");
+    });
     out
 }
 
-fn dequantise_packed(weight: &Weight, packed: &[u8]) -> Vec<f32> {
-    let mut values = vec![f32::NAN; weight.rows() * weight.cols()];
-    for (row, values) in values.chunks_exact_mut(weight.cols()).enumerate() {
-        weight.unpack_row(packed, row, values).expect("the row exists");
+/// The largest error of products of `values` with `x`, in units of what was summed.
+fn worst_error(weight: &Weight, values: &[f32], x: &[f32], out: &[f32]) -> f64 {
+    let cols = weight.cols();
+    let mut worst = 0.0_f64;
+    for (column, out) in x.chunks_exact(cols).zip(out.chunks_exact(weight.rows())) {
+        let column = unrounded(weight.format, column);
+        for (row, &y) in values.chunks_exact(cols).zip(out) {
+            let (sum, size) = row.iter().zip(&column).fold((0.0, 0.0), |(sum, size), (&w, &x)| {
+                let product = f64::from(w) * f64::from(x);
+                (sum + product, size + product.abs())
+            });
+            worst = worst.max((f64::from(y) - sum).abs() / (size + 1e-30));
+        }
     }
-    values
+    worst
 }
 
-/// The product in double precision, and the size of what was summed, by which an error is judged.
-fn expected(values: &[f32], x: &[f32], cols: usize, row: usize, column: usize) -> (f64, f64) {
-    let w = &values[row * cols..][..cols];
-    let x = &x[column * cols..][..cols];
-    // Rounding activations to 7 bits costs up to 1/254 of the largest in the block: of the largest in the column, at most.
-    let largest = x.iter().fold(0.0, |m: f64, v| m.max(f64::from(v.abs())));
-    w.iter().zip(x).fold((0.0, 0.0), |(sum, size), (&w, &x)| {
-        (sum + f64::from(w) * f64::from(x), size + f64::from(w.abs()) * largest)
-    })
+fn check(weight_type: WeightType, weight: &Weight, fill: Fill, n_columns: usize, threads: usize, random: &mut Random) {
+    let source = weights(weight_type, weight.rows(), weight.cols(), fill, random);
+    let x = floats(weight.cols() * n_columns, random);
+    let out = multiply(weight, &source, &x, n_columns, threads);
+    let worst = worst_error(weight, &dequantise(weight_type, &source), &x, &out);
+    // Q8_1 rounds the sum of a block, which meets the minimum, to eleven bits; a sum that nearly cancels counts by its parts. A
+    // value of a K type is a difference of products that can be much larger than it.
+    let limit = match (weight_type, fill) {
+        (WeightType::Q4_1 | WeightType::Q5_1, _) => 2e-3,
+        (WeightType::Q4_K | WeightType::Q5_K, _) => 2e-5,
+        _ => 4e-6,
+    };
+    let shape = (weight.rows(), weight.cols(), n_columns, threads);
+    assert!(worst <= limit, "{weight_type:?} {:?} {fill:?} {shape:?}: {worst}", weight.format);
 }
 
 #[test]
 fn products_are_near_the_oracle() {
-    for isa in isas() {
-        for weight_type in WeightType::ALL {
-            for fill in FILLS {
-                for (rows, cols, n_columns, parts) in
-                    [(1, 256, 1, 1), (37, 512, 5, 3), (64, 768, 16, 8), (16, 256, 37, 1)]
-                {
-                    let Some(weight) = Weight::new(weight_type, isa, rows, cols) else { continue };
-                    let mut random = Random(rows as u64);
-                    let source = weights(weight_type, rows, cols, fill, &mut random);
-                    let x: Box<[f32]> = (0..cols * n_columns).map(|_| random.float()).collect();
-                    let out = multiply(weight_type, &weight, &source, &x, n_columns, parts);
-                    let values = dequantise(weight_type, &source);
-                    for (i, &y) in out.iter().enumerate() {
-                        let (sum, size) = expected(&values, &x, cols, i % rows, i / rows);
-                        let error = (f64::from(y) - sum).abs();
-                        assert!(
-                            error <= size / 200.0,
-                            "{weight_type:?} {isa:?} {fill:?} {rows}x{cols}, {n_columns}: {y} for {sum}"
-                        );
-                    }
-                }
+    let mut random = Random(1);
+    for fill in FILLS {
+        for (rows, cols, n_columns, threads) in [(1, 256, 1, 1), (37, 512, 5, 3), (64, 768, 16, 8), (16, 256, 37, 1)] {
+            for (weight_type, _, weight) in each_weight(rows, cols) {
+                check(weight_type, &weight, fill, n_columns, threads, &mut random);
             }
+        }
+    }
+}
+
+#[test]
+fn odd_shapes_are_near_the_oracle() {
+    let mut random = Random(2);
+    for _ in 0..60 {
+        let (rows, cols) = (1 + random.below(70), 16 * (1 + random.below(40)));
+        for (weight_type, _, weight) in each_weight(rows, cols) {
+            let (n_columns, threads) = (1 + random.below(20), 1 + random.below(8));
+            check(weight_type, &weight, Fill::Random, n_columns, threads, &mut random);
         }
     }
 }
 
 #[test]
 fn a_column_is_the_same_among_any_number_of_columns() {
-    for isa in isas() {
-        for weight_type in WeightType::ALL {
-            let (rows, cols) = (40, 768);
-            let Some(weight) = Weight::new(weight_type, isa, rows, cols) else { continue };
-            let mut random = Random(7);
-            let source = weights(weight_type, rows, cols, Fill::Random, &mut random);
-            let x: Box<[f32]> = (0..cols * 50).map(|_| random.float()).collect();
-            let alone: Vec<f32> =
-                x.chunks_exact(cols).flat_map(|column| multiply(weight_type, &weight, &source, column, 1, 1)).collect();
-            for n_columns in (1..=16).chain([17, 33, 50]) {
-                let together =
-                    multiply(weight_type, &weight, &source, &x[..cols * n_columns], n_columns, 1 + n_columns % 8);
-                let same = together.iter().zip(&alone).all(|(a, b)| a.to_bits() == b.to_bits());
-                assert!(same, "{weight_type:?} {isa:?} {n_columns}");
+    let (rows, cols) = (40, 768);
+    for (weight_type, isa, weight) in each_weight(rows, cols) {
+        let mut random = Random(7);
+        let source = weights(weight_type, rows, cols, Fill::Random, &mut random);
+        let x = floats(cols * 50, &mut random);
+        let alone: Vec<f32> =
+            x.chunks_exact(cols).flat_map(|column| multiply(&weight, &source, column, 1, 1)).collect();
+        for n_columns in (1..=16).chain([17, 33, 50]) {
+            let together = multiply(&weight, &source, &x[..cols * n_columns], n_columns, 1 + n_columns % 8);
+            let same = together.iter().zip(&alone).all(|(a, b)| a.to_bits() == b.to_bits());
+            assert!(same, "{weight_type:?} {isa:?} {n_columns}");
+        }
+    }
+}
+
+/// More columns than one sweep takes, so that weights are visited twice.
+#[test]
+fn several_sweeps_are_one_product() {
+    let (rows, cols, n_columns) = (16, 8192, 70);
+    for (weight_type, isa, weight) in each_weight(rows, cols) {
+        let mut random = Random(8);
+        let source = weights(weight_type, rows, cols, Fill::Random, &mut random);
+        let x = floats(cols * n_columns, &mut random);
+        let together = multiply(&weight, &source, &x, n_columns, 2);
+        for column in [0, 31, 32, 33, 64, 69] {
+            let alone = multiply(&weight, &source, &x[column * cols..][..cols], 1, 1);
+            assert_eq!(together[column * rows..][..rows], alone[..], "{weight_type:?} {isa:?} {column}");
+        }
+    }
+}
+
+#[test]
+fn nothing_is_written_between_the_columns() {
+    let (rows, cols, n_columns, stride) = (21, 256, 9, 30);
+    for (weight_type, isa, weight) in each_weight(rows, cols) {
+        let mut random = Random(9);
+        let source = weights(weight_type, rows, cols, Fill::Random, &mut random);
+        let mut packed = vec![0; weight.packed_bytes()].into_boxed_slice();
+        weight.pack(&source, &mut packed).expect("sizes fit");
+        // Columns of activations stand apart too; what lies between them must not matter.
+        let x_stride = cols + 3;
+        let mut x = vec![f32::NAN; (n_columns - 1) * x_stride + cols].into_boxed_slice();
+        for column in x.chunks_mut(x_stride) {
+            column[..cols].copy_from_slice(&floats(cols, &mut random));
+        }
+        let mut scratch = vec![0u32; weight.scratch_bytes(n_columns) / 4].into_boxed_slice();
+        let mut out = vec![-7.0; (n_columns - 1) * stride + rows].into_boxed_slice();
+        // SAFETY: the boxes are as long as the strides say.
+        unsafe {
+            let scratch = scratch.as_mut_ptr().cast();
+            weight.quantise(x.as_ptr(), x_stride, n_columns, 0..weight.quantise_items(n_columns), scratch);
+            weight.product(packed.as_ptr(), 0..weight.n_groups(), scratch, n_columns, out.as_mut_ptr(), stride);
+        }
+        for column in out.chunks(stride) {
+            assert!(column[..rows].iter().all(|v| v.is_finite()), "{weight_type:?} {isa:?}");
+            assert!(column[rows..].iter().all(|&v| v == -7.0), "{weight_type:?} {isa:?}");
+        }
+    }
+}
+
+#[test]
+fn rows_are_looked_up_exactly() {
+    for fill in FILLS {
+        for (rows, cols) in [(1, 16), (19, 160), (33, 256), (16, 768)] {
+            for (weight_type, isa, weight) in each_weight(rows, cols) {
+                let source = weights(weight_type, rows, cols, fill, &mut Random(3));
+                let mut packed = vec![0xaa; weight.packed_bytes()];
+                weight.pack(&source, &mut packed).expect("sizes fit");
+                let mut values = vec![f32::NAN; cols];
+                for (row, expected) in dequantise(weight_type, &source).chunks_exact(cols).enumerate() {
+                    weight.unpack_row(&packed, row, &mut values).expect("the row exists");
+                    let same = values.iter().zip(expected).all(|(a, b)| a.to_bits() == b.to_bits());
+                    assert!(same, "{weight_type:?} {isa:?} {fill:?} {row}");
+                }
             }
         }
     }
+}
+
+/// Packed weights are at most a tenth larger than the file's, where rows fill groups and columns fill units.
+#[test]
+fn packed_weights_are_about_as_large_as_the_file_s() {
+    for (weight_type, _, weight) in each_weight(64, 2048) {
+        let file = weight.rows() * weight.row_bytes();
+        assert!(weight.packed_bytes() * 100 <= file * 104, "{weight_type:?}: {} for {file}", weight.packed_bytes());
+    }
+}
+
+#[test]
+fn wrong_sizes_are_refused() {
+    for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+        for (rows, cols) in [(0, 256), (16, 0), (16, 24), (usize::MAX / 2, 256), (1 << 40, 1 << 40)] {
+            assert!(Weight::new(WeightType::Q8_0, isa, rows, cols).is_none(), "{rows} x {cols}");
+        }
+        assert!(Weight::new(WeightType::Q4_K, isa, 16, 288).is_none());
+        let weight = Weight::new(WeightType::Q8_0, isa, 20, 64).expect("a plain shape");
+        let mut packed = vec![0; weight.packed_bytes()];
+        let text = weight.pack(&[0; 20 * 68 - 1], &mut packed).expect_err("a row is not whole").to_string();
+        assert!(text.contains("1359"), "{text}");
+        assert!(weight.pack(&[0; 20 * 68], &mut packed[1..]).is_err());
+        assert!(weight.pack(&[], &mut []).is_ok());
+        assert!(weight.unpack_row(&packed, 20, &mut [0.0; 64]).is_err());
+        assert!(weight.unpack_row(&packed, 19, &mut [0.0; 63]).is_err());
+        assert!(weight.unpack_row(&packed[1..], 19, &mut [0.0; 64]).is_err());
+        assert!(weight.unpack_row(&packed, 19, &mut [0.0; 64]).is_ok());
+    }
+}
+
+#[test]
+fn types_keep_ggml_s_numbers() {
+    for weight_type in WeightType::ALL {
+        assert_eq!(WeightType::from_ggml(weight_type.to_ggml()), Some(weight_type));
+    }
+    assert_eq!(WeightType::from_ggml(0), None, "F32 has no kernel");
 }
