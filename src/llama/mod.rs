@@ -10,14 +10,19 @@ mod host;
 mod kernels;
 mod log;
 mod model;
+mod quantize;
+mod sampler;
 mod sys;
 mod target;
 pub mod text;
+mod top;
 
 pub use gguf::{Header, Value};
 pub use host::default_threads;
 pub use kernels::{HAS_KERNELS, KernelCounts, Kernels, kernel_counts, kernels_enable};
 pub use model::{Model, ModelParams};
+pub use quantize::{FileType, QuantizeOptions, TensorType, quantize};
+pub use sampler::{SamplerChain, SamplingParams};
 pub use target::{ContextParams, FlashAttention, KvType, Target};
 
 /// The version of llama.cpp that is built in, such as `0.6.0-dev (b11434)`.

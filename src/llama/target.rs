@@ -205,6 +205,12 @@ pub struct Target {
     window: Option<u32>,
 }
 
+impl std::fmt::Debug for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Target").field("model", &self.model).field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
 impl Target {
     /// Creates a context and finds out by trial what drafts its memory can take.
     ///

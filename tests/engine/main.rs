@@ -4,7 +4,11 @@
 
 mod errors;
 mod gguf;
+mod quantize;
+mod real;
 mod rounds;
+mod sampling;
+mod text;
 
 use std::sync::{Arc, OnceLock};
 
