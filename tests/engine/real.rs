@@ -29,7 +29,7 @@ fn load(name: &str) -> Arc<Model> {
 }
 
 fn params() -> ContextParams {
-    ContextParams { n_ctx: 1024, n_threads: 2, n_threads_batch: 2, ..ContextParams::default() }
+    ContextParams { n_ctx: 1024, n_threads: 1, n_threads_batch: 1, ..ContextParams::default() }
 }
 
 /// Decodes tokens alone, the last `n_tail` of them in a call of their own; gives the logits of the last row.

@@ -167,7 +167,8 @@ fn the_plain_output_is_worth_comparing_with() {
 
 #[test]
 fn two_slots_share_their_calls_and_do_not_see_each_other() {
-    let params = ContextParams { n_slots: 2, max_leaves: 6, max_logits_rows: 40, ..small() };
+    let threads = ContextParams { n_threads: 2, n_threads_batch: 2, ..small() };
+    let params = ContextParams { n_slots: 2, max_leaves: 6, max_logits_rows: 40, ..threads };
     let mut target = Target::new(tiny(), &params).unwrap();
     let mut random = Weights::new(21);
     let (starts, truths): (Vec<_>, Vec<_>) = clear_prompts(2, 250).into_iter().unzip();
