@@ -13,9 +13,10 @@
 //! of t[i+2], kept here. Of all nodes the 24 most visited are taken, the root among them, and all but the root give a path to their
 //! heaviest successor. The longest paths are dropped until the sum of path lengths is at most 64.
 //!
-//! Read in the published code and checked against the package `draftretriever` 0.1.1. What is ours: rollouts are seeded, and ties are
-//! broken by weight down, then token id up, where the published code follows the order of a hash table.
+//! Read in the published code and checked against the package `draftretriever` 0.1.1 (`benches/record/reference.md`). What is ours:
+//! rollouts are seeded, and ties have a fixed order ([`Ties`]), where the published code follows the order of a hash table.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use rand::{Rng, SeedableRng};
@@ -45,11 +46,23 @@ pub const EXPLORATION: f64 = 32.0;
 /// c1 of its first release.
 pub const EXPLORATION_FIRST_RELEASE: f64 = 1.814;
 
+/// Who comes first of siblings that were never visited, and of nodes that were visited equally often. Both happen in every search: most
+/// nodes of 150 simulations have one or two visits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Ties {
+    /// The heavier, then the smaller token id.
+    #[default]
+    Weight,
+    /// An order shuffled by the seed, like that of the published code's hash tables. A little worse; for comparisons with it.
+    Shuffled,
+}
+
 /// The search and its arena, reused from round to round.
 #[derive(Debug)]
 pub struct ReferenceSearch {
     exploration: f64,
     seed: u64,
+    ties: Ties,
     nodes: Vec<Node>,
     /// Most visited first.
     order: Vec<u32>,
@@ -94,6 +107,10 @@ struct Node {
     weight: f32,
     /// The weight's share among its siblings.
     share: f32,
+    /// Who comes first among nodes visited equally often: the larger.
+    precedence: u32,
+    /// True for the heaviest of its siblings, of equals the smallest token id.
+    is_heaviest: bool,
     /// Score of a path that ends here; what follows deeper down is added where it is known.
     score: f64,
     /// Children lie side by side in the arena.
@@ -119,11 +136,18 @@ impl ReferenceSearch {
         Self {
             exploration,
             seed,
+            ties: Ties::default(),
             nodes: Vec::new(),
             order: Vec::new(),
             paths: Vec::with_capacity(N_KEPT),
             successors: Vec::new(),
         }
+    }
+
+    /// The same search with another order of ties.
+    #[must_use]
+    pub fn with_ties(self, ties: Ties) -> Self {
+        Self { ties, ..self }
     }
 
     /// Fills `tree` with the draft after `text`, within `bounds`. [`ReferenceTable::update`] comes first in a draft step.
@@ -146,6 +170,8 @@ impl ReferenceSearch {
             depth: 0,
             weight: 1.0,
             share: 1.0,
+            precedence: 0,
+            is_heaviest: true,
             score: 1.0 + f64::from(table.weight(before, last, last)),
             first_child: NONE,
             n_children: 0,
@@ -158,7 +184,7 @@ impl ReferenceSearch {
                 leaf = self.select(leaf);
             }
             if self.nodes[leaf].first_child == NONE && self.nodes[leaf].depth < LEVELS {
-                self.expand(table, before, leaf as u32);
+                self.expand(table, before, leaf as u32, &mut random);
             }
             let score = self.rollout(table, leaf, &mut random);
             let mut up = leaf as u32;
@@ -177,7 +203,7 @@ impl ReferenceSearch {
         let growth = n.sqrt() * (self.exploration + ((n + C2 + 1.0) / C2).ln());
         let first = node.first_child as usize;
         let children = &self.nodes[first..first + node.n_children as usize];
-        // Children lie by weight down and token id up, so the first of equals wins.
+        // Children lie in the order of ties, so the first of equals wins.
         let (mut best, mut highest) = (0, f64::NEG_INFINITY);
         for (place, child) in children.iter().enumerate() {
             if child.visits == 0 {
@@ -192,11 +218,17 @@ impl ReferenceSearch {
         first + best
     }
 
-    fn expand(&mut self, table: &ReferenceTable, before: Token, index: u32) {
+    fn expand(&mut self, table: &ReferenceTable, before: Token, index: u32, random: &mut Pcg64Mcg) {
         let node = self.nodes[index as usize];
         let previous = self.previous(before, index as usize);
         table.successors(previous, node.token, &mut self.successors);
         let sum: f32 = self.successors.iter().map(|&(_, weight)| weight).sum();
+        let heaviest = self.successors.first().map(|&(token, _)| token);
+        if self.ties == Ties::Shuffled {
+            for place in (1..self.successors.len()).rev() {
+                self.successors.swap(place, random.next_u32() as usize % (place + 1));
+            }
+        }
         let first_child = self.nodes.len() as u32;
         for &(token, weight) in &self.successors {
             let depth = node.depth + 1;
@@ -208,6 +240,12 @@ impl ReferenceSearch {
                 depth,
                 weight,
                 share: weight / sum,
+                precedence: match self.ties {
+                    // Positive floats are ordered like their bits.
+                    Ties::Weight => weight.to_bits(),
+                    Ties::Shuffled => random.next_u32(),
+                },
+                is_heaviest: Some(token) == heaviest,
                 score: node.score + f64::from(repeat),
                 first_child: NONE,
                 n_children: 0,
@@ -259,8 +297,8 @@ impl ReferenceSearch {
         self.order.extend(0..nodes.len() as u32);
         let rank = |index: &u32| {
             let node = &nodes[*index as usize];
-            // Positive floats are ordered like their bits. The root stands first: nothing is visited more often.
-            (std::cmp::Reverse((node.visits, node.weight.to_bits())), node.token, *index)
+            // The root stands first: nothing is visited more often, and nothing lies before it.
+            (Reverse(node.visits), *index != 0, Reverse(node.precedence), node.token, *index)
         };
         if self.order.len() > N_KEPT {
             self.order.select_nth_unstable_by_key(N_KEPT, rank);
@@ -276,10 +314,7 @@ impl ReferenceSearch {
             let sum: f32 = self.successors.iter().map(|&(_, weight)| weight).sum();
             let next = self.successors.first().map(|&(token, weight)| (token, weight / sum));
             // A node without successors gives the path to itself, which its parent gives already if it is the parent's heaviest.
-            let is_twin = next.is_none()
-                && node.parent != 0
-                && self.nodes[node.parent as usize].first_child == index
-                && self.order.contains(&node.parent);
+            let is_twin = next.is_none() && node.parent != 0 && node.is_heaviest && self.order.contains(&node.parent);
             if !is_twin {
                 let length = usize::from(node.depth) + usize::from(next.is_some());
                 n_tokens += length;
