@@ -19,6 +19,9 @@ run: deps ## build, fetch the default model and answer one prompt (MODEL=file, P
 	@$(build)
 	@scripts/run.sh
 
+# Threads that spin while they wait for each other slow decoding twentyfold on a machine that does something else at
+# the same time; tests measure no speed, so they give the processor away at once.
+test: export OMP_WAIT_POLICY ?= passive
 test: deps models ## fetch both models and run all tests
 	@$(step) "core tests" "$(test_help)" cargo test --locked --no-default-features
 	@$(step) "engine tests" "$(test_help)" cargo test --locked --release
