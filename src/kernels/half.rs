@@ -15,6 +15,7 @@ pub(in crate::kernels) fn f16_to_f32(bits: u16) -> f32 {
 }
 
 /// The nearest binary16 number, ties to even, as the hardware's conversion gives it.
+#[cfg(test)]
 pub(in crate::kernels) fn f32_to_f16(value: f32) -> u16 {
     let bits = value.to_bits();
     let sign = ((bits >> 16) & 0x8000) as u16;
