@@ -11,7 +11,7 @@ use anyhow::Result;
 use clap::{CommandFactory as _, FromArgMatches as _};
 
 use app::flags::{Cli, Command};
-use app::{argv, failure, inspect, learn, run, version};
+use app::{argv, failure, inspect, learn, quantize, run, version};
 
 fn main() -> ExitCode {
     match parse(env::args_os()).and_then(|cli| dispatch(&cli)) {
@@ -23,7 +23,7 @@ fn main() -> ExitCode {
 /// The command line as clap understands it; llama.cpp's names and environment stand in.
 fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli> {
     let arguments = argv::normalise(arguments)?;
-    let matches = argv::with_environment(Cli::command()).try_get_matches_from(arguments)?;
+    let matches = argv::with_habits(Cli::command()).try_get_matches_from(arguments)?;
     Ok(Cli::from_arg_matches(&matches)?)
 }
 
@@ -36,7 +36,7 @@ fn dispatch(cli: &Cli) -> Result<()> {
         Some(Command::Run(args)) => run::run(args),
         Some(Command::Inspect(args)) => inspect::inspect(args),
         Some(Command::Learn(args)) => learn::learn(args),
-        Some(Command::Quantize(_)) => anyhow::bail!("not built in yet"),
+        Some(Command::Quantize(args)) => quantize::quantize(args),
         Some(Command::Completions { shell }) => {
             // In memory first: the generator panics where it cannot write.
             let mut script = Vec::new();

@@ -206,7 +206,7 @@ pub(crate) const LLAMA_ENVIRONMENT: &[(&str, &str)] = &[
 ];
 
 /// Lets llama.cpp's habits and environment variables stand in, in a command and all its subcommands. An empty variable counts as unset.
-pub(crate) fn with_environment(command: clap::Command) -> clap::Command {
+pub(crate) fn with_habits(command: clap::Command) -> clap::Command {
     let is_set = |name: &OsStr| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     let command = command.mut_args(|argument| {
         let own = argument.get_env().is_some_and(is_set);
@@ -218,7 +218,7 @@ pub(crate) fn with_environment(command: clap::Command) -> clap::Command {
         }
     });
     // As with llama.cpp, the last of several wins.
-    command.args_override_self(true).mut_subcommands(with_environment)
+    command.args_override_self(true).mut_subcommands(with_habits)
 }
 
 #[cfg(test)]

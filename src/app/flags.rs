@@ -166,6 +166,25 @@ pub(crate) struct SpecArgs {
     pub(crate) corpus: Option<PathBuf>,
 }
 
+/// Whose kernels compute.
+#[derive(Clone, Copy, Debug, Default, Args)]
+#[command(next_help_heading = "Model")]
+pub(crate) struct KernelArgs {
+    /// Kernels: ours where there are some for this machine and this model, or llama.cpp's alone.
+    #[arg(long, value_name = "WHOSE", value_enum, default_value_t, env = "ADED_KERNELS")]
+    pub(crate) kernels: KernelMode,
+}
+
+/// Whose kernels compute.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
+pub(crate) enum KernelMode {
+    /// Ours where there are some.
+    #[default]
+    Auto,
+    /// llama.cpp's.
+    Off,
+}
+
 /// When to draft.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
 pub(crate) enum SpecMode {
@@ -274,6 +293,8 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
     #[command(flatten)]
+    pub(crate) kernels: KernelArgs,
+    #[command(flatten)]
     pub(crate) context: ContextArgs,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
@@ -355,6 +376,8 @@ pub(crate) struct TreeArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
     #[command(flatten)]
+    pub(crate) kernels: KernelArgs,
+    #[command(flatten)]
     pub(crate) context: ContextArgs,
     #[command(flatten)]
     pub(crate) sampling: SamplingArgs,
@@ -424,14 +447,15 @@ fn gpu_layers(text: &str) -> Result<i32, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use clap::{CommandFactory, FromArgMatches as _};
 
     use super::*;
-    use crate::app::argv::{LLAMA_ENVIRONMENT, SPELLINGS, normalise};
+    use crate::app::argv::{LLAMA_ENVIRONMENT, SPELLINGS, normalise, with_habits};
 
     fn parse(arguments: &[&str]) -> Result<RunArgs, clap::Error> {
         let arguments = ["aded", "run"].iter().chain(arguments).map(std::ffi::OsString::from);
-        Cli::try_parse_from(normalise(arguments).unwrap()).map(|cli| match cli.command {
+        let matches = with_habits(Cli::command()).try_get_matches_from(normalise(arguments).unwrap())?;
+        Cli::from_arg_matches(&matches).map(|cli| match cli.command {
             Some(Command::Run(run)) => *run,
             other => panic!("{other:?}"),
         })
@@ -484,8 +508,62 @@ mod tests {
         assert_eq!(run.output.stop, ["end", "-stop"]);
         assert_eq!((run.sampling.seed, run.output.predict, run.log.verbosity), (-1, -1, Some(3)));
         assert_eq!(run.spec.spec_type.as_deref(), Some("none"));
+        assert_eq!(parse(&["-n", "1", "-n", "2", "-r", "a", "-r", "b"]).unwrap().output.predict, 2);
         let run = parse(&["-p", "- a list", "-fa", "--color", "--stats"]).unwrap();
         assert_eq!((run.context.flash_attn.as_str(), run.log.color), ("on", When::On));
         assert_eq!((run.prompt.prompt.as_deref(), run.output.stats), (Some("- a list"), Some(StatsDetail::Line)));
+    }
+
+    /// The flags of `aded run` as the README lists them.
+    fn table() -> String {
+        let mut command = Cli::command();
+        command.build();
+        let run = command.find_subcommand("run").unwrap();
+        let mut text = String::from("| flag | meaning | default |\n| --- | --- | --- |\n");
+        let mut heading = None;
+        for argument in run.get_arguments().filter(|argument| !argument.is_hide_set() && argument.get_id() != "help") {
+            if argument.get_help_heading() != heading {
+                heading = argument.get_help_heading();
+                text += &format!("| **{}** | | |\n", heading.unwrap_or_default());
+            }
+            let long = argument.get_long().unwrap_or_default();
+            let short = argument.get_short().map(|short| format!("`-{short}` "));
+            let spelled = SPELLINGS.iter().find(|(_, to)| &to[2..] == long).map(|(short, _)| format!("`{short}` "));
+            let values = if argument.get_action().takes_values() { argument.get_value_names() } else { None };
+            let value = values.and_then(|names| names.first()).map_or(String::new(), |name| format!(" {name}"));
+            let mut help = argument.get_help().map(ToString::to_string).unwrap_or_default();
+            let possible: Vec<String> =
+                argument.get_possible_values().iter().map(|value| format!("`{}`", value.get_name())).collect();
+            if !possible.is_empty() && argument.get_action().takes_values() {
+                help += &format!(" ({})", possible.join(", "));
+            }
+            let mut default =
+                argument.get_default_values().iter().map(|value| value.to_string_lossy()).collect::<String>();
+            if let Some((before, of_help)) = help.clone().split_once(" [default: ") {
+                default = of_help.trim_end_matches(']').to_owned();
+                help = before.to_owned();
+            }
+            let names = short.or(spelled).unwrap_or_default();
+            text += &format!("| {names}`--{long}{value}` | {} | {default} |\n", help.replace('|', "\\|"));
+        }
+        text
+    }
+
+    #[test]
+    fn the_readme_lists_the_flags() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+        let readme = std::fs::read_to_string(path).unwrap();
+        let (begin, end) = ("<!-- flags -->\n", "<!-- /flags -->");
+        let from = readme.find(begin).expect("a place for the table") + begin.len();
+        let to = from + readme[from..].find(end).expect("an end of the table");
+        if std::env::var_os("ADED_WRITE_README").is_some() {
+            std::fs::write(path, format!("{}{}{}", &readme[..from], table(), &readme[to..])).unwrap();
+            return;
+        }
+        assert_eq!(
+            &readme[from..to],
+            table(),
+            "write it anew: ADED_WRITE_README=1 cargo test --release --bin aded readme"
+        );
     }
 }

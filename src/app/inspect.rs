@@ -11,7 +11,7 @@ use aded::representative::corpus::Corpus;
 use aded::{CancelFlag, Error, NodeId, Request, Token};
 use anyhow::Result;
 
-use super::flags::{InspectArgs, InspectWhat, ModelArgs, SpecMode, TreeArgs};
+use super::flags::{InspectArgs, InspectWhat, SpecMode, TreeArgs};
 use super::output::has_colours;
 use super::prompt::Prompt;
 use super::{interrupt, log, resolve};
@@ -140,6 +140,7 @@ fn inspect_tree(args: &TreeArgs) -> Result<()> {
     let cancel = interrupt::install()?;
     let prompt = Prompt::read(&args.prompt)?;
     interrupt::watched();
+    resolve::kernels(args.kernels);
     let (text, is_coloured) = (round_text(args, &prompt, &cancel)?, has_colours(args.log.color));
     let text = if is_coloured { text.replace(TAKEN, "\x1b[32m taken\x1b[0m") } else { text };
     io::stdout().lock().write_all(text.as_bytes())?;
@@ -149,7 +150,7 @@ fn inspect_tree(args: &TreeArgs) -> Result<()> {
 const TAKEN: &str = " taken";
 
 fn round_text(args: &TreeArgs, prompt: &Prompt, cancel: &CancelFlag) -> Result<String> {
-    let model = resolve::model(&ModelArgs { ..args.model.clone() }, cancel)?;
+    let model = resolve::model(&args.model, cancel)?;
     let tokens = prompt.tokens(&model)?;
     let mut spec = args.spec.clone();
     if spec.spec == SpecMode::Auto {
@@ -157,10 +158,10 @@ fn round_text(args: &TreeArgs, prompt: &Prompt, cancel: &CancelFlag) -> Result<S
         spec.spec = SpecMode::On;
     }
     let mut session = resolve::session(&model, &args.context, &spec, cancel)?;
-    let mut sampler = resolve::sampler(&args.sampling, &model, false)?;
+    let mut sampler = resolve::sampler(&args.sampling, session.target(), &tokens, false)?;
     let end_tokens = model.end_tokens();
     let request = Request { prompt: &tokens, n_max: usize::MAX, end_tokens: &end_tokens };
-    let mut generation = session.generate(&request, &mut *sampler)?;
+    let mut generation = session.generate(&request, &mut sampler)?;
     let (mut n_rounds, mut n_tokens) = (0, 0);
     while let Some(emitted) = generation.advance()? {
         n_rounds += 1;

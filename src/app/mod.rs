@@ -9,6 +9,7 @@ pub(crate) mod learn;
 pub(crate) mod log;
 pub(crate) mod output;
 pub(crate) mod prompt;
+pub(crate) mod quantize;
 pub(crate) mod resolve;
 pub(crate) mod run;
 pub(crate) mod version;

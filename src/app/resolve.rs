@@ -6,18 +6,21 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use aded::config::{Config, DraftMode, MAX_DRAFT_ROWS, SearchKind};
-use aded::llama::{ContextParams, Model, ModelParams, Target, default_threads};
+use aded::kernels::Isa;
+use aded::llama::{
+    ContextParams, Kernels, Model, ModelParams, SamplerChain, SamplingParams, Target, default_threads, kernel_counts,
+    kernels_enable,
+};
 use aded::model::{DraftShape, TargetModel as _};
 use aded::representative::Source;
 use aded::representative::corpus::Corpus;
 use aded::representative::store::Fingerprint;
-use aded::sampling::{Greedy, RowSampler};
-use aded::{CancelFlag, Error, Session};
+use aded::{CancelFlag, Error, Session, Token};
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use tracing::info;
 
-use super::flags::{ContextArgs, ModelArgs, SamplingArgs, SpecArgs, SpecMode, SpecSearch};
+use super::flags::{ContextArgs, KernelArgs, KernelMode, ModelArgs, SamplingArgs, SpecArgs, SpecMode, SpecSearch};
 
 /// The file that `make run` fetches.
 const DEFAULT_MODEL: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
@@ -63,6 +66,16 @@ pub(crate) fn model_path(args: &ModelArgs) -> Result<PathBuf, Error> {
         "no model is named and the default one is not at {}: give a GGUF file with -m, or fetch the default one with `make run`",
         path.display()
     )))
+}
+
+/// Switches our kernels on or off; to be called before a model is loaded.
+pub(crate) fn kernels(args: KernelArgs) {
+    let kernels = match args.kernels {
+        KernelMode::Auto => Kernels::default(),
+        KernelMode::Off => Kernels::off(),
+    };
+    let isa = kernels_enable(&kernels);
+    info!("kernels: {}", isa.map_or("llama.cpp's", Isa::name));
 }
 
 /// Loads the model that is meant; with a progress bar on a terminal if it takes long.
@@ -231,23 +244,65 @@ pub(crate) fn session(
     Ok(session)
 }
 
-/// The drafts that a target takes, in a word.
-pub(crate) fn shape(target: &Target) -> &'static str {
-    match target.limits().shape {
+/// The drafts that a target takes and the kernels that computed, in a few words.
+pub(crate) fn circumstances(target: &Target) -> String {
+    let shape = match target.limits().shape {
         DraftShape::Tree => "tree",
         DraftShape::Chain => "chain",
         DraftShape::Nothing => "nothing",
-    }
+    };
+    let counts = kernel_counts();
+    let kernels = match (counts.n_products > 0, counts.n_attentions > 0) {
+        (true, true) => "own kernels",
+        (true, false) => "own kernels for products",
+        (false, true) => "own kernels for attention",
+        (false, false) => "llama.cpp's kernels",
+    };
+    format!("drafts: {shape}, {kernels}")
 }
 
-/// The sampler that the flags describe.
+/// The sampler that the flags describe, after a prompt: penalties count its tokens, as llama.cpp's do.
 ///
 /// # Errors
-/// As the sampler's.
-pub(crate) fn sampler(args: &SamplingArgs, _model: &Model, _ignore_end: bool) -> Result<Box<dyn RowSampler>, Error> {
-    if args.temp <= 0.0 {
-        Ok(Box::new(Greedy))
-    } else {
-        Err(Error::target("sampling is not built in yet: give --temp 0"))
+/// A usage error for values out of range.
+pub(crate) fn sampler(
+    args: &SamplingArgs,
+    target: &Target,
+    prompt: &[Token],
+    ignore_end: bool,
+) -> Result<SamplerChain, Error> {
+    let seed = match args.seed {
+        -1 => u32::MAX,
+        seed => u32::try_from(seed).map_err(|_| {
+            Error::usage(format!(
+                "the seed is {seed}; give a number from 0 to {}, or -1 for another one each time",
+                u32::MAX
+            ))
+        })?,
+    };
+    let repeat_last_n = match args.repeat_last_n {
+        -1 => target.limits().n_ctx,
+        n => u32::try_from(n).map_err(|_| {
+            Error::usage(format!("the penalties look back {n} tokens; give 0 for none, or -1 for the whole context"))
+        })?,
+    };
+    let mut params = SamplingParams {
+        seed,
+        temperature: args.temp,
+        top_k: args.top_k,
+        top_p: args.top_p,
+        min_p: args.min_p,
+        repeat_last_n,
+        repeat_penalty: args.repeat_penalty,
+        presence_penalty: args.presence_penalty,
+        frequency_penalty: args.frequency_penalty,
+        ..SamplingParams::default()
+    };
+    if ignore_end {
+        params.ignore_end(target.model());
     }
+    let mut sampler = SamplerChain::new(target.model(), &params)?;
+    info!("seed: {}", sampler.params().seed);
+    sampler.accept_prompt(prompt)?;
+    Ok(sampler)
 }

@@ -23,10 +23,11 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
     let cancel = interrupt::install()?;
     let prompt = Prompt::read(&args.prompt)?;
     interrupt::watched();
+    resolve::kernels(args.kernels);
     let model = resolve::model(&args.model, &cancel)?;
     let tokens = prompt.tokens(&model)?;
     let mut session = resolve::session(&model, &args.context, &args.spec, &cancel)?;
-    let mut sampler = resolve::sampler(&args.sampling, &model, args.output.ignore_eos)?;
+    let mut sampler = resolve::sampler(&args.sampling, session.target(), &tokens, args.output.ignore_eos)?;
     let stops = args.output.stop.iter().map(|stop| if args.prompt.no_escape { stop.clone() } else { unescape(stop) });
     let mut answering = Answering {
         args: &args.output,
@@ -35,7 +36,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
         text: String::new(),
         tokens: Vec::new(),
     };
-    let result = answering.answer(&model, &mut session, &tokens, &mut *sampler);
+    let result = answering.answer(&model, &mut session, &tokens, &mut sampler);
     answering.finish(result?, session.target())
 }
 
@@ -120,7 +121,7 @@ impl Answering<'_> {
             self.out.flush()?;
         }
         if let Some(detail) = self.args.stats {
-            note(&format!("{stats}, drafts: {}", resolve::shape(target)));
+            note(&format!("{stats}, {}", resolve::circumstances(target)));
             if detail == StatsDetail::Full {
                 note(details(&stats).trim_end());
             }

@@ -16,7 +16,8 @@ pub(crate) fn text() -> String {
     let _ = writeln!(out, "backends       {}", names.join(", "));
     let _ = writeln!(out, "compiled for   {}", compiled.join(" "));
     let kernels = match Features::detect().best() {
-        Some(isa) => isa.name(),
+        Some(isa) if llama::HAS_KERNELS => isa.name(),
+        Some(_) => "left out of this build: llama.cpp's run",
         None => "none for this machine: llama.cpp's run",
     };
     let _ = writeln!(out, "own kernels    {kernels}");
