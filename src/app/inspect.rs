@@ -1,12 +1,13 @@
 //! `aded inspect`: what is in a file, and what one round drafts.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::path::Path;
 
 use aded::draft::DraftTree;
-use aded::llama::{Model, ModelParams, Value};
+use aded::llama::{Model, ModelParams, TensorType, Value};
 use aded::representative::corpus::Corpus;
 use aded::{CancelFlag, Error, NodeId, Request, Token};
 use anyhow::Result;
@@ -65,7 +66,7 @@ fn describe_model(path: &Path, all: bool) -> Result<String, Error> {
         "file",
         format_args!("GGUF {}, {}, {} tensors", header.version, mebibytes(header.file_bytes), header.n_tensors),
     );
-    out.add("quantisation", model.file_type());
+    out.add("weights", tensor_types(&header.tensor_types));
     out.option("context", number("context_length").map(|n| format!("{n} tokens in training")));
     out.option("layers", number("block_count"));
     out.option("width", number("embedding_length"));
@@ -105,6 +106,14 @@ fn describe_model(path: &Path, all: bool) -> Result<String, Error> {
 fn special(model: &Model, token: Option<Token>) -> Option<String> {
     let token = token?;
     Some(format!("{} {:?}", token.0, model.detokenize(&[token], true).ok()?))
+}
+
+/// Types of the tensors, the commonest first.
+fn tensor_types(types: &BTreeMap<u32, u64>) -> String {
+    let mut types: Vec<(u32, u64)> = types.iter().map(|(&kind, &n)| (kind, n)).collect();
+    types.sort_by_key(|&(_, n)| std::cmp::Reverse(n));
+    let name = |kind| TensorType::from_number(kind).map_or_else(|| format!("type {kind}"), |kind| kind.to_string());
+    types.iter().map(|&(kind, n)| format!("{} ({n})", name(kind))).collect::<Vec<_>>().join(", ")
 }
 
 fn one_line(value: &Value) -> String {

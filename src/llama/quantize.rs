@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::{fs, io};
+use std::{fmt, fs, io};
 
 use llama_cpp_sys_2 as ffi;
 
@@ -61,6 +61,19 @@ impl FromStr for FileType {
 /// The type of single tensors, by ggml's names, such as `q8_0`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TensorType(u32);
+
+impl TensorType {
+    /// The type of that number in a file.
+    pub fn from_number(kind: u32) -> Option<Self> {
+        sys::tensor_type_name(kind).map(|_| Self(kind))
+    }
+}
+
+impl fmt::Display for TensorType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&sys::tensor_type_name(self.0).unwrap_or_default())
+    }
+}
 
 impl FromStr for TensorType {
     type Err = Error;

@@ -13,7 +13,7 @@ mod sampler;
 
 pub(super) use context::{BatchRows, Context, ContextOptions, DecodeFailure};
 pub(super) use model::{LoadOptions, ModelHandle};
-pub(super) use quantize::{QuantizeRequest, quantize, tensor_type};
+pub(super) use quantize::{QuantizeRequest, quantize, tensor_type, tensor_type_name};
 pub(super) use sampler::{Candidates, ChainOptions, Sampler};
 
 use std::ffi::{CStr, c_char, c_void};

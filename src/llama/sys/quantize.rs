@@ -42,8 +42,11 @@ pub(crate) fn quantize(request: &QuantizeRequest<'_>) -> Result<(), String> {
 
 /// The number of a tensor type by ggml's name, in any case.
 pub(crate) fn tensor_type(name: &str) -> Option<u32> {
-    (0..ffi::GGML_TYPE_COUNT).find(|&kind| {
-        // SAFETY: below the count; the name is null for removed types, else a terminated string in static memory.
-        super::type_layout(kind).is_some() && unsafe { text_of(ffi::ggml_type_name(kind)) }.eq_ignore_ascii_case(name)
-    })
+    (0..ffi::GGML_TYPE_COUNT).find(|&kind| tensor_type_name(kind).is_some_and(|known| known.eq_ignore_ascii_case(name)))
+}
+
+/// ggml's name of one of its types.
+pub(crate) fn tensor_type_name(kind: u32) -> Option<String> {
+    // SAFETY: below the count; the name is null for removed types, else a terminated string in static memory.
+    super::type_layout(kind).map(|_| unsafe { text_of(ffi::ggml_type_name(kind)) })
 }
