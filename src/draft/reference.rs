@@ -9,8 +9,8 @@
 //! ```
 //!
 //! A leaf is expanded to all its successors at once; a rollout then samples successors in proportion to their weights down to the third
-//! level. The score of a path of tokens t is 1 + the sum over i of the weight of t[i+1] after t[i], t[i+1]: an index fault for the weight
-//! of t[i+2], kept here. Of all nodes the 24 most visited are taken, the root among them, and all but the root give a path to their
+//! level. The score of a path of tokens t is 1 + the sum over i of the weight of `t[i+1]` after `t[i], t[i+1]`: an index fault for the
+//! weight of `t[i+2]`, kept here. Of all nodes the 24 most visited are taken, the root among them, and all but the root give a path to their
 //! heaviest successor. The longest paths are dropped until the sum of path lengths is at most 64.
 //!
 //! Read in the published code and checked against the package `draftretriever` 0.1.1 (`benches/record/reference.md`). What is ours:
