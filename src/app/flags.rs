@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::bench::args::BenchArgs;
+
 /// Runs local GGUF models with llama.cpp, faster: guesses from tri-grams, searched as a tree, checked by the model in one pass.
 #[derive(Debug, Parser)]
 #[command(name = "aded", disable_version_flag = true, subcommand_required = false, arg_required_else_help = true)]
@@ -19,6 +21,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Answer a prompt.
     Run(Box<RunArgs>),
+    /// Measure the speed-up on real prompts, or the cost of rows.
+    Bench(Box<BenchArgs>),
     /// Print what is in a model or corpus file, or one round's draft tree.
     Inspect(InspectArgs),
     /// Learn a corpus: a table of tri-grams from text, to draft from.

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use aded::draft::DraftTree;
 use aded::llama::{Model, ModelParams, TensorType, Value};
+use aded::model::TargetModel as _;
 use aded::representative::corpus::Corpus;
 use aded::{CancelFlag, Error, NodeId, Request, Token};
 use anyhow::Result;
@@ -167,7 +168,7 @@ fn round_text(args: &TreeArgs, prompt: &Prompt, cancel: &CancelFlag) -> Result<S
         spec.spec = SpecMode::On;
     }
     let mut session = resolve::session(&model, &args.context, &spec, cancel)?;
-    let mut sampler = resolve::sampler(&args.sampling, session.target(), &tokens, false)?;
+    let mut sampler = resolve::sampler(&args.sampling, &model, session.target().limits().n_ctx, &tokens, false)?;
     let end_tokens = model.end_tokens();
     let request = Request { prompt: &tokens, n_max: usize::MAX, end_tokens: &end_tokens };
     let mut generation = session.generate(&request, &mut sampler)?;

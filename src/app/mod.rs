@@ -1,6 +1,7 @@
 //! The program: one file for each subcommand, and what they share.
 
 pub(crate) mod argv;
+pub(crate) mod bench;
 pub(crate) mod failure;
 pub(crate) mod flags;
 pub(crate) mod inspect;
@@ -12,4 +13,5 @@ pub(crate) mod prompt;
 pub(crate) mod quantize;
 pub(crate) mod resolve;
 pub(crate) mod run;
+pub(crate) mod sha256;
 pub(crate) mod version;

@@ -267,7 +267,8 @@ pub(crate) fn circumstances(target: &Target) -> String {
 /// A usage error for values out of range.
 pub(crate) fn sampler(
     args: &SamplingArgs,
-    target: &Target,
+    model: &Arc<Model>,
+    n_ctx: u32,
     prompt: &[Token],
     ignore_end: bool,
 ) -> Result<SamplerChain, Error> {
@@ -281,7 +282,7 @@ pub(crate) fn sampler(
         })?,
     };
     let repeat_last_n = match args.repeat_last_n {
-        -1 => target.limits().n_ctx,
+        -1 => n_ctx,
         n => u32::try_from(n).map_err(|_| {
             Error::usage(format!("the penalties look back {n} tokens; give 0 for none, or -1 for the whole context"))
         })?,
@@ -299,9 +300,9 @@ pub(crate) fn sampler(
         ..SamplingParams::default()
     };
     if ignore_end {
-        params.ignore_end(target.model());
+        params.ignore_end(model);
     }
-    let mut sampler = SamplerChain::new(target.model(), &params)?;
+    let mut sampler = SamplerChain::new(model, &params)?;
     info!("seed: {}", sampler.params().seed);
     sampler.accept_prompt(prompt)?;
     Ok(sampler)

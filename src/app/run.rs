@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use aded::llama::text::Detokenizer;
 use aded::llama::{Model, Target};
+use aded::model::TargetModel as _;
 use aded::sampling::RowSampler;
 use aded::{Error, Finish, Request, Session, Stats, Token};
 use anyhow::Result;
@@ -27,7 +28,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
     let model = resolve::model(&args.model, &cancel)?;
     let tokens = prompt.tokens(&model)?;
     let mut session = resolve::session(&model, &args.context, &args.spec, &cancel)?;
-    let mut sampler = resolve::sampler(&args.sampling, session.target(), &tokens, args.output.ignore_eos)?;
+    let mut sampler =
+        resolve::sampler(&args.sampling, &model, session.target().limits().n_ctx, &tokens, args.output.ignore_eos)?;
     let stops = args.output.stop.iter().map(|stop| if args.prompt.no_escape { stop.clone() } else { unescape(stop) });
     let mut answering = Answering {
         args: &args.output,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::measure::Mode;
-use crate::app::flags::{ContextArgs, LogArgs, ModelArgs, SamplingArgs, SpecArgs};
+use crate::app::flags::{ContextArgs, KernelArgs, LogArgs, ModelArgs, SamplingArgs, SpecArgs};
 
 /// Greedy and with a fixed seed unless asked otherwise: a measurement should be repeatable.
 #[derive(Clone, Debug, Args)]
@@ -49,11 +49,10 @@ pub(crate) struct BenchArgs {
     /// Write what plain decoding said, for `aded replay`.
     #[arg(long, value_name = "FILE", conflicts_with = "curve")]
     pub(crate) record: Option<PathBuf>,
-    /// Whose kernels compute: `auto` = ours where there are some, `off` = llama.cpp's.
-    #[arg(long, value_name = "WHOSE", value_enum, default_value_t, env = "ADED_KERNELS")]
-    pub(crate) kernels: KernelChoice,
     #[command(flatten)]
     pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) kernels: KernelArgs,
     #[command(flatten)]
     pub(crate) context: BenchContextArgs,
     #[command(flatten)]
@@ -139,12 +138,4 @@ pub(crate) enum Format {
     Json,
     /// One line for each answer, as it comes.
     Jsonl,
-}
-
-/// Whose kernels compute.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
-pub(crate) enum KernelChoice {
-    #[default]
-    Auto,
-    Off,
 }

@@ -15,9 +15,8 @@ use super::table::Table;
 pub(crate) fn read(path: &Path) -> Result<Report, Error> {
     let name = path.display();
     let text = fs::read_to_string(path).map_err(|error| Error::io(format!("cannot read the report {name}"), error))?;
-    let report: Report = serde_json::from_str(&text).map_err(|error| {
-        Error::format(format!("{name} is no report of `aded bench -o json`: {error}"))
-    })?;
+    let report: Report = serde_json::from_str(&text)
+        .map_err(|error| Error::format(format!("{name} is no report of `aded bench -o json`: {error}")))?;
     if report.schema != SCHEMA {
         return Err(Error::format(format!(
             "{name} is of schema {}, and this program reads schema {SCHEMA}; measure again",
@@ -30,7 +29,17 @@ pub(crate) fn read(path: &Path) -> Result<Report, Error> {
 /// The groups that both reports have, with the change from the first to the second.
 pub(crate) fn markdown(first: &Report, second: &Report) -> String {
     let mut table = Table::new(&[
-        "group", "mode", "t/s A", "t/s B", "B/A", "plain B/A", "speed-up A", "speed-up B", "tokens/round A", "tokens/round B", "differ",
+        "group",
+        "mode",
+        "t/s A",
+        "t/s B",
+        "B/A",
+        "plain B/A",
+        "speed-up A",
+        "speed-up B",
+        "tokens/round A",
+        "tokens/round B",
+        "differ",
     ]);
     for a in &first.groups {
         let Some(b) = second.groups.iter().find(|b| (&b.category, &b.mode) == (&a.category, &a.mode)) else { continue };

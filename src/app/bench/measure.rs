@@ -85,8 +85,8 @@ pub(crate) trait Subject {
     /// Tokens that end an answer.
     fn end_tokens(&self) -> &[Token];
 
-    /// The user's sampler, in the same state each time.
-    fn sampler(&self) -> anyhow::Result<Box<dyn RowSampler>>;
+    /// The user's sampler after a prompt, in the same state each time.
+    fn sampler(&self, prompt: &[Token]) -> anyhow::Result<Box<dyn RowSampler>>;
 }
 
 /// How to measure.
@@ -168,8 +168,7 @@ pub(crate) fn measure<S: Subject>(
                 let first = runs.len();
                 for place in 0..arms.len() {
                     // Forwards and backwards by turns.
-                    let place =
-                        if (index + repetition).is_multiple_of(2) { place } else { arms.len() - 1 - place };
+                    let place = if (index + repetition).is_multiple_of(2) { place } else { arms.len() - 1 - place };
                     let (mode, session) = &mut arms[place];
                     let records = plan.records && *mode == Mode::Plain;
                     let mut run = answer(subject, session, *mode, &prompt, plan.n_max, records)?;
@@ -207,7 +206,7 @@ fn answer<S: Subject>(
     records: bool,
 ) -> anyhow::Result<Run> {
     subject.enter(mode);
-    let mut sampler = subject.sampler()?;
+    let mut sampler = subject.sampler(prompt)?;
     let mut recorder = Recorder { inner: None, scan: RowScan::default(), tops: Vec::new() };
     if records {
         recorder.inner = Some(sampler);
@@ -364,7 +363,7 @@ pub(super) mod tests {
             &[]
         }
 
-        fn sampler(&self) -> anyhow::Result<Box<dyn RowSampler>> {
+        fn sampler(&self, _prompt: &[Token]) -> anyhow::Result<Box<dyn RowSampler>> {
             Ok(Box::new(Greedy))
         }
     }

@@ -24,15 +24,14 @@ use aded::{CancelFlag, Error, Token};
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use args::{BenchArgs, BenchWhat, Format, KernelChoice};
+use args::{BenchArgs, BenchWhat, Format};
 use measure::{Mode, Plan, Run};
 use prompts::Question;
 use report::{Report, SCHEMA};
 use subject::ModelSubject;
 
+use super::flags::KernelMode;
 use super::{interrupt, log, resolve};
-
-pub(crate) use statistics::{Pair, Ratio, Yield, is_repetitive, speedup};
 
 /// Measures.
 ///
@@ -43,7 +42,7 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<()> {
         let text = compare::markdown(&compare::read(first)?, &compare::read(second)?);
         return Ok(io::stdout().lock().write_all(text.as_bytes())?);
     }
-    log::start(&args.log)?;
+    log::install(&args.log)?;
     let cancel = interrupt::install()?;
     interrupt::watched();
     if args.curve { curves(args, &cancel) } else { prompts(args, &cancel) }
@@ -118,7 +117,7 @@ fn prompts(args: &BenchArgs, cancel: &CancelFlag) -> Result<()> {
 }
 
 fn curves(args: &BenchArgs, cancel: &CancelFlag) -> Result<()> {
-    let has_kernels = subject::switch_kernels(args.kernels == KernelChoice::Auto);
+    let has_kernels = subject::switch_kernels(args.kernels.kernels == KernelMode::Auto);
     let kernels = if has_kernels { "aded" } else { "llama.cpp" };
     let model = resolve::model(&args.model, cancel)?;
     let contexts = if args.context.ctx_size.is_empty() { vec![64] } else { args.context.ctx_size.clone() };
@@ -156,18 +155,13 @@ fn curves(args: &BenchArgs, cancel: &CancelFlag) -> Result<()> {
 
 /// Some text of so many tokens. What it says makes no difference to how long a pass takes.
 fn filler(model: &aded::llama::Model, n_tokens: usize) -> Result<Vec<Token>> {
-    let words = "The river rose in the night and by morning the lower fields stood under water; nobody had expected that. ";
+    let words =
+        "The river rose in the night and by morning the lower fields stood under water; nobody had expected that. ";
     let piece = model.tokenize(words, false, false)?;
     Ok(piece.into_iter().cycle().take(n_tokens).collect())
 }
 
-fn settings(
-    args: &BenchArgs,
-    plan: &Plan,
-    path: &Path,
-    left_out: &[Question],
-    subject: &ModelSubject,
-) -> Value {
+fn settings(args: &BenchArgs, plan: &Plan, path: &Path, left_out: &[Question], subject: &ModelSubject) -> Value {
     let (params, plain_attention, stock_attention) = subject.params();
     let modes = |wanted: Mode| plan.modes.contains(&wanted);
     json!({

@@ -20,7 +20,13 @@ pub(crate) fn markdown(report: &Report) -> String {
         let mut table = Table::new(&["mode", "source", "drafted", "accepted", "share"]);
         for tally in &report.sources {
             let share = percent(tally.accepted, tally.drafted);
-            table.push(vec![tally.mode.clone(), tally.source.clone(), tally.drafted.to_string(), tally.accepted.to_string(), share]);
+            table.push(vec![
+                tally.mode.clone(),
+                tally.source.clone(),
+                tally.drafted.to_string(),
+                tally.accepted.to_string(),
+                share,
+            ]);
         }
         let _ = write!(text, "\nNodes by source\n\n{}", table.markdown());
     }
@@ -28,7 +34,13 @@ pub(crate) fn markdown(report: &Report) -> String {
         let mut table = Table::new(&["mode", "depth", "drafted", "accepted", "share"]);
         for tally in report.per_depth.iter().filter(|tally| tally.depth <= 8) {
             let share = percent(tally.accepted, tally.drafted);
-            table.push(vec![tally.mode.clone(), tally.depth.to_string(), tally.drafted.to_string(), tally.accepted.to_string(), share]);
+            table.push(vec![
+                tally.mode.clone(),
+                tally.depth.to_string(),
+                tally.drafted.to_string(),
+                tally.accepted.to_string(),
+                share,
+            ]);
         }
         let _ = write!(text, "\nNodes by depth, the first eight\n\n{}", table.markdown());
     }
@@ -168,10 +180,36 @@ fn percent(part: u64, whole: u64) -> String {
 /// One line for each group and mode, with what is needed to tell records apart.
 pub(crate) fn csv(report: &Report) -> String {
     let head = [
-        "build_commit", "cpu_info", "model_filename", "model_sha256", "model_type", "n_threads", "category", "mode", "prompts", "answers",
-        "plain_tokens", "plain_ms", "plain_tps", "tokens", "ms", "tps", "rounds", "tokens_per_round", "rows_per_round",
-        "draft_us_per_round", "learn_us_per_round", "overhead_share", "speedup", "speedup_low", "speedup_high",
-        "speedup_with_prefill", "speedup_vs_stock", "identical", "forks", "largest_gap",
+        "build_commit",
+        "cpu_info",
+        "model_filename",
+        "model_sha256",
+        "model_type",
+        "n_threads",
+        "category",
+        "mode",
+        "prompts",
+        "answers",
+        "plain_tokens",
+        "plain_ms",
+        "plain_tps",
+        "tokens",
+        "ms",
+        "tps",
+        "rounds",
+        "tokens_per_round",
+        "rows_per_round",
+        "draft_us_per_round",
+        "learn_us_per_round",
+        "overhead_share",
+        "speedup",
+        "speedup_low",
+        "speedup_high",
+        "speedup_with_prefill",
+        "speedup_vs_stock",
+        "identical",
+        "forks",
+        "largest_gap",
     ];
     let value = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let mut text = csv_line(&head.map(str::to_owned));
@@ -208,7 +246,12 @@ pub(crate) fn csv(report: &Report) -> String {
             group.speedup_vs_stock.map_or_else(String::new, number),
             group.identical.to_string(),
             group.forks.len().to_string(),
-            group.forks.iter().map(|fork| fork.gap).reduce(f32::max).map_or_else(String::new, |gap| format!("{gap:.5}")),
+            group
+                .forks
+                .iter()
+                .map(|fork| fork.gap)
+                .reduce(f32::max)
+                .map_or_else(String::new, |gap| format!("{gap:.5}")),
         ]);
     }
     text
@@ -253,7 +296,14 @@ mod tests {
             prompts: 3,
             answers: 6,
             plain: Plain { tokens: 100, decode_ms: 500.0, tps: 200.0 },
-            spec: Spec { tokens: 100, decode_ms: 250.0, tps: 400.0, rounds: 50, tokens_per_round: 2.0, ..Spec::default() },
+            spec: Spec {
+                tokens: 100,
+                decode_ms: 250.0,
+                tps: 400.0,
+                rounds: 50,
+                tokens_per_round: 2.0,
+                ..Spec::default()
+            },
             speedup,
             speedup_ci95: ends,
             speedup_with_prefill: 1.0,
@@ -283,7 +333,8 @@ mod tests {
         assert!(text.contains("neither faster nor slower") && text.contains("0.0312"), "{text}");
         assert!(text.contains("| rows | aded, 64 cells | aded, 600 cells |"), "{text}");
         let csv = csv(&report());
-        let n_cells: Vec<usize> = csv.lines().map(|line| line.replace("\"one, fast\"", "x").split(',').count()).collect();
+        let n_cells: Vec<usize> =
+            csv.lines().map(|line| line.replace("\"one, fast\"", "x").split(',').count()).collect();
         assert_eq!(n_cells, [30, 30, 30]);
     }
 
@@ -298,7 +349,8 @@ mod tests {
         assert_eq!(top, ["build", "cost", "groups", "machine", "model", "per_depth", "schema", "settings", "sources"]);
         let mut group = keys(&value["groups"][0]);
         group.sort_unstable();
-        let expected = "answers category forks identical mode plain prompts spec speedup speedup_ci95 speedup_with_prefill";
+        let expected =
+            "answers category forks identical mode plain prompts spec speedup speedup_ci95 speedup_with_prefill";
         assert_eq!(group.join(" "), expected);
         let mut model = keys(&value["model"]);
         model.sort_unstable();

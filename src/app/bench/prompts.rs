@@ -80,7 +80,9 @@ mod tests {
     fn faults_name_the_line() {
         let fault = |text: &str| parse(text, None, "f.jsonl").expect_err("refused").to_string();
         assert!(fault("{}").contains("line 1 of f.jsonl is no question"));
-        assert!(fault("\n{\"question_id\":1,\"category\":\"qa\",\"turns\":[]}").contains("line 2 of f.jsonl has no turn"));
+        assert!(
+            fault("\n{\"question_id\":1,\"category\":\"qa\",\"turns\":[]}").contains("line 2 of f.jsonl has no turn")
+        );
         assert!(fault(" \n").contains("holds no questions"));
     }
 }

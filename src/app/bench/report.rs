@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use aded::representative::Source;
 use aded::Stats;
+use aded::representative::Source;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -179,8 +179,7 @@ fn group(
     }
     let decode = |run: &Run| Yield { tokens: run.stats.n_tokens, ns: run.stats.round_ns };
     // The first token comes with the prompt.
-    let whole =
-        |run: &Run| Yield { tokens: run.output.len() as u64, ns: run.stats.round_ns + run.stats.prompt_ns };
+    let whole = |run: &Run| Yield { tokens: run.output.len() as u64, ns: run.stats.round_ns + run.stats.prompt_ns };
     let gain = speedup(&pairs(plain, runs, decode)).unwrap_or(Ratio { value: 1.0, low: 1.0, high: 1.0 });
     let with_prefill = speedup(&pairs(plain, runs, whole)).map_or(1.0, |ratio| ratio.value);
     let over_stock = speedup(&pairs(stock, runs, decode)).filter(|_| mode != Mode::Stock && !stock.is_empty());

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use aded::draft::cost::SIZES;
 use aded::llama::text::ChatMessage;
-use aded::llama::{ContextParams, FlashAttention, Model, Target};
+use aded::llama::{ContextParams, FlashAttention, Kernels, Model, Target, kernels_enable};
 use aded::representative::corpus::Corpus;
 use aded::round::Decoder;
 use aded::sampling::RowSampler;
@@ -15,7 +15,7 @@ use super::curve;
 use super::measure::{Mode, Run, Subject};
 use super::prompts::Question;
 use super::report::Cost;
-use crate::app::flags::SamplingArgs;
+use crate::app::flags::{KernelMode, SamplingArgs};
 use crate::app::resolve;
 
 /// The model, once with our kernels and, for the mode `stock`, once with llama.cpp's.
@@ -43,7 +43,7 @@ impl ModelSubject {
         questions: &mut Vec<Question>,
         cancel: &CancelFlag,
     ) -> anyhow::Result<(Self, Vec<Question>)> {
-        let has_kernels = switch_kernels(args.kernels == super::args::KernelChoice::Auto);
+        let has_kernels = switch_kernels(args.kernels.kernels == KernelMode::Auto);
         let model = resolve::model(&args.model, cancel)?;
         let stock = if args.modes.contains(&Mode::Stock) {
             switch_kernels(false);
@@ -262,12 +262,13 @@ impl Subject for ModelSubject {
         &self.end_tokens
     }
 
-    fn sampler(&self) -> anyhow::Result<Box<dyn RowSampler>> {
-        Ok(resolve::sampler(&self.sampling, &self.model, false)?)
+    fn sampler(&self, prompt: &[Token]) -> anyhow::Result<Box<dyn RowSampler>> {
+        Ok(Box::new(resolve::sampler(&self.sampling, &self.model, self.params.n_ctx, prompt, false)?))
     }
 }
 
 /// Switches our kernels for the whole process. True if there are some to run now.
-pub(crate) fn switch_kernels(_on: bool) -> bool {
-    false
+pub(crate) fn switch_kernels(on: bool) -> bool {
+    let kernels = if on { Kernels::default() } else { Kernels::off() };
+    kernels_enable(&kernels).is_some()
 }

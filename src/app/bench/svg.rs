@@ -22,7 +22,8 @@ pub(crate) fn picture(report: &Report) -> String {
     if !report.cost.is_empty() {
         top = curves(&report.cost, top, &mut body) + 20.0;
     }
-    let caption = format!("{} ({}), aded {}", report.model.file, report.model.quant, report.build["aded"].as_str().unwrap_or(""));
+    let caption =
+        format!("{} ({}), aded {}", report.model.file, report.model.quant, report.build["aded"].as_str().unwrap_or(""));
     text(&mut body, LEFT, top + 8.0, "start", 11.0, "#555", &caption);
     let height = top + 24.0;
     format!(
@@ -125,10 +126,16 @@ fn curves(cost: &[Cost], top: f64, out: &mut String) -> f64 {
             .map(|entry| (entry.rows, entry.ms))
             .collect();
         points.sort_unstable_by_key(|point| point.0);
-        let path: Vec<String> = points.iter().map(|&(rows, ms)| format!("{:.1},{:.1}", x(rows as f64), y(ms))).collect();
-        let _ = writeln!(out, "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>", path.join(" "));
+        let path: Vec<String> =
+            points.iter().map(|&(rows, ms)| format!("{:.1},{:.1}", x(rows as f64), y(ms))).collect();
+        let _ = writeln!(
+            out,
+            "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>",
+            path.join(" ")
+        );
         for (rows, ms) in points {
-            let _ = writeln!(out, "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"2.5\" fill=\"{colour}\"/>", x(rows as f64), y(ms));
+            let _ =
+                writeln!(out, "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"2.5\" fill=\"{colour}\"/>", x(rows as f64), y(ms));
         }
         let (mode, cells, kernels) = kind;
         let name = format!("{}{kernels}, {cells} cells", mode.map_or_else(String::new, |mode| format!("{mode}, ")));
@@ -161,7 +168,8 @@ fn text(out: &mut String, x: f64, y: f64, anchor: &str, size: f64, fill: &str, t
 }
 
 fn rect(out: &mut String, x: f64, y: f64, width: f64, height: f64, fill: &str) {
-    let _ = writeln!(out, "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height:.1}\" fill=\"{fill}\"/>");
+    let _ =
+        writeln!(out, "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height:.1}\" fill=\"{fill}\"/>");
 }
 
 fn line(out: &mut String, x1: f64, y1: f64, x2: f64, y2: f64, stroke: &str) {

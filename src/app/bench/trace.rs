@@ -161,7 +161,8 @@ mod tests {
     fn faults_are_named() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("a.trace");
-        let header = serde_json::to_string(&Header::new(Value::Null, Value::Null, Value::Null, Value::Null)).expect("text");
+        let header =
+            serde_json::to_string(&Header::new(Value::Null, Value::Null, Value::Null, Value::Null)).expect("text");
         let refused = |text: &str| {
             std::fs::write(&path, text).expect("written");
             read(&path).expect_err("refused").to_string()
