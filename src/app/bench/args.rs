@@ -40,6 +40,9 @@ pub(crate) struct BenchArgs {
     /// Measure instead what a pass costs by its number of rows; -c then lists the contexts.
     #[arg(long)]
     pub(crate) curve: bool,
+    /// With --curve: the numbers of rows to measure, 1 to 32 [default: all].
+    #[arg(long, value_name = "LIST", value_delimiter = ',', requires = "curve", value_parser = clap::value_parser!(u32).range(1..=super::curve::MAX_ROWS as i64))]
+    pub(crate) rows: Vec<u32>,
     /// Format on standard output.
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
     pub(crate) output: Format,

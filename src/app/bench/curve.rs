@@ -1,4 +1,4 @@
-//! `aded bench --curve`: what a pass costs by its number of rows, with logits on all of them.
+//! `aded bench --curve`: what a pass costs by its number of rows, with logits on all of them, and how fast prompts are read.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use aded::draft::DraftTree;
 use aded::model::TargetModel;
 use aded::{Error, Pos, RowId, Slot, Token};
 
-use super::report::Cost;
+use super::report::{Cost, Prefill};
 use super::statistics::median;
 
 /// Rows of the longest pass.
@@ -23,16 +23,40 @@ const LONGEST: Duration = Duration::from_millis(600);
 /// Goes over all sizes, up and down by turns, so that a machine that slows down does not tilt the curve.
 const N_SWEEPS: usize = 2;
 
-/// Medians for 1 to `max_rows` rows after `used_cells` tokens. `text` is any text, longer than that.
+/// Tokens of the prompt whose reading is timed where the context is shorter, and how often it is read.
+const PROMPT: usize = 512;
+const N_READS: usize = 3;
+
+/// The median time in which an empty slot reads `n_tokens` of a text, 512 at least; of the last one the logits are asked for.
+pub(crate) fn prefill(
+    target: &mut dyn TargetModel,
+    text: &[Token],
+    n_tokens: usize,
+    kernels: &str,
+) -> Result<Prefill, Error> {
+    let n_tokens = n_tokens.max(PROMPT).min(text.len());
+    let mut samples = Vec::new();
+    for _ in 0..N_READS {
+        let start = Instant::now();
+        fill(target, &text[..n_tokens], true)?;
+        samples.push(start.elapsed().as_secs_f64() * 1e3);
+    }
+    target.truncate(Slot(0), 0)?;
+    let ms = median(&mut samples);
+    Ok(Prefill { tokens: n_tokens, kernels: kernels.to_owned(), ms, tps: n_tokens as f64 * 1e3 / ms, samples: N_READS as u64 })
+}
+
+/// Medians for the given numbers of rows after `used_cells` tokens. `text` is any text, longer than that.
 pub(crate) fn curve(
     target: &mut dyn TargetModel,
     text: &[Token],
     used_cells: usize,
-    max_rows: usize,
+    sizes: &[usize],
     kernels: &str,
 ) -> Result<Vec<Cost>, Error> {
     let limits = target.limits();
-    let max_rows = max_rows.min(limits.max_logits_rows as usize);
+    let sizes: Vec<usize> = sizes.iter().copied().filter(|&rows| rows <= limits.max_logits_rows as usize).collect();
+    let max_rows = sizes.iter().copied().max().unwrap_or(0);
     if used_cells + max_rows > limits.n_ctx as usize || text.len() < used_cells + max_rows {
         return Err(Error::usage(format!(
             "a curve at {used_cells} cells needs a context of {}, and it has {}",
@@ -40,16 +64,17 @@ pub(crate) fn curve(
             limits.n_ctx
         )));
     }
-    fill(target, &text[..used_cells])?;
+    fill(target, &text[..used_cells], false)?;
     let mut samples: Vec<Vec<f64>> = vec![Vec::new(); max_rows + 1];
     for sweep in 0..N_SWEEPS {
-        for place in 0..max_rows {
-            let rows = if sweep % 2 == 0 { place + 1 } else { max_rows - place };
+        for place in 0..sizes.len() {
+            let rows = sizes[if sweep % 2 == 0 { place } else { sizes.len() - 1 - place }];
             time(target, &text[used_cells..used_cells + rows], used_cells, &mut samples[rows])?;
         }
     }
     target.truncate(Slot(0), 0)?;
-    Ok((1..=max_rows)
+    Ok(sizes
+        .into_iter()
         .map(|rows| Cost {
             mode: None,
             rows,
@@ -61,15 +86,20 @@ pub(crate) fn curve(
         .collect())
 }
 
-/// Reads a text into an empty slot.
-fn fill(target: &mut dyn TargetModel, text: &[Token]) -> Result<(), Error> {
+/// Reads a text into an empty slot; if `looks`, up to the logits of its last token.
+fn fill(target: &mut dyn TargetModel, text: &[Token], looks: bool) -> Result<(), Error> {
     target.truncate(Slot(0), 0)?;
     let mut batch = DraftBatch::new();
     let mut pos = 0;
     for piece in text.chunks(target.limits().max_rows as usize) {
         batch.clear();
-        batch.push_prompt(Slot(0), Pos(pos), piece, false);
+        let is_last = pos as usize + piece.len() == text.len();
+        batch.push_prompt(Slot(0), Pos(pos), piece, looks && is_last);
         target.decode(&batch)?;
+        if looks && is_last {
+            // A device may still be at work until its results are asked for.
+            std::hint::black_box(target.logits(RowId(piece.len() as u32 - 1))[0]);
+        }
         target.keep(Slot(0), RowId(piece.len() as u32 - 1))?;
         pos += piece.len() as u32;
     }
@@ -115,11 +145,14 @@ mod tests {
     fn every_size_is_timed_and_the_slot_is_left_empty() {
         let mut model = ScriptedModel::new(50, 2, 8.0, 1);
         let text: Vec<Token> = (0..700).map(|n| Token(n % 50)).collect();
-        let cost = curve(&mut model, &text, 600, 8, "aded").expect("fits");
+        let cost = curve(&mut model, &text, 600, &[1, 2, 3, 8], "aded").expect("fits");
         let rows: Vec<usize> = cost.iter().map(|entry| entry.rows).collect();
-        assert_eq!(rows, [1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(rows, [1, 2, 3, 8]);
         assert!(cost.iter().all(|entry| entry.ms > 0.0 && entry.samples >= 6 && entry.used_cells == 600));
         assert!(model.held(Slot(0)).is_empty());
-        assert!(curve(&mut model, &text, 5000, 8, "aded").is_err_and(|error| error.is_usage()));
+        let read = prefill(&mut model, &text, 600, "aded").expect("fits");
+        assert_eq!((read.tokens, read.samples), (600, 3));
+        assert!(read.tps > 0.0 && model.held(Slot(0)).is_empty());
+        assert!(curve(&mut model, &text, 5000, &[8], "aded").is_err_and(|error| error.is_usage()));
     }
 }

@@ -110,6 +110,7 @@ fn prompts(args: &BenchArgs, cancel: &CancelFlag) -> Result<()> {
         settings,
         groups: report::groups(&questions, &runs, &plan.modes),
         cost: subject.cost(&runs, &arms),
+        prefill: Vec::new(),
         sources,
         per_depth,
     };
@@ -121,17 +122,22 @@ fn curves(args: &BenchArgs, cancel: &CancelFlag) -> Result<()> {
     let kernels = if has_kernels { "aded" } else { "llama.cpp" };
     let model = resolve::model(&args.model, cancel)?;
     let contexts = if args.context.ctx_size.is_empty() { vec![64] } else { args.context.ctx_size.clone() };
-    let mut cost = Vec::new();
+    let sizes: Vec<usize> = match args.rows.as_slice() {
+        [] => (1..=curve::MAX_ROWS).collect(),
+        rows => rows.iter().map(|&rows| rows as usize).collect(),
+    };
+    let (mut cost, mut prefill) = (Vec::new(), Vec::new());
     let mut params = ContextParams::default();
     for &used_cells in &contexts {
-        let n_ctx = used_cells + curve::MAX_ROWS as u32;
+        let n_ctx = used_cells.max(512) + curve::MAX_ROWS as u32;
         params = resolve::context_params(&args.context.with_size(n_ctx.next_multiple_of(256)), &args.spec, &model)?;
         // One sequence: every pass is a chain.
         params = ContextParams { max_leaves: 1, max_logits_rows: curve::MAX_ROWS as u32, ..params };
         let text = filler(&model, n_ctx as usize)?;
         let mut target = Target::new(model.clone(), &params)?;
         target.set_cancel_flag(cancel.clone());
-        cost.extend(curve::curve(&mut target, &text, used_cells as usize, curve::MAX_ROWS, kernels)?);
+        prefill.push(curve::prefill(&mut target, &text, used_cells as usize, kernels)?);
+        cost.extend(curve::curve(&mut target, &text, used_cells as usize, &sizes, kernels)?);
     }
     let report = Report {
         schema: SCHEMA,
@@ -147,6 +153,7 @@ fn curves(args: &BenchArgs, cancel: &CancelFlag) -> Result<()> {
         }),
         groups: Vec::new(),
         cost,
+        prefill,
         sources: Vec::new(),
         per_depth: Vec::new(),
     };

@@ -47,6 +47,9 @@ pub(crate) fn markdown(report: &Report) -> String {
     if !report.cost.is_empty() {
         let _ = write!(text, "\n{}", costs(&report.cost));
     }
+    for read in &report.prefill {
+        let _ = write!(text, "\nA prompt of {} tokens, {}: {:.1} ms, {:.0} t/s\n", read.tokens, read.kernels, read.ms, read.tps);
+    }
     text
 }
 
@@ -321,6 +324,7 @@ mod tests {
             settings: json!({"threads": 2}),
             groups: vec![group("all", "auto", 2.0, [1.8, 2.2]), group("qa", "auto", 1.01, [0.97, 1.04])],
             cost: vec![cost(1, 64, 4.0), cost(2, 64, 4.5), cost(1, 600, 5.0)],
+            prefill: vec![],
             sources: vec![],
             per_depth: vec![],
         }

@@ -31,6 +31,9 @@ pub(crate) struct Report {
     /// What rounds cost, as each drafting mode learnt it; or the curve of `--curve`.
     #[serde(default)]
     pub(crate) cost: Vec<Cost>,
+    /// How fast prompts are read; of `--curve`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) prefill: Vec<Prefill>,
     /// Nodes by the source that was surest of them.
     #[serde(default)]
     pub(crate) sources: Vec<SourceTally>,
@@ -119,6 +122,16 @@ pub(crate) struct Cost {
     /// Which kernels computed it: `aded` or `llama.cpp`.
     pub(crate) kernels: String,
     pub(crate) ms: f64,
+    pub(crate) samples: u64,
+}
+
+/// Reading a prompt into an empty context.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Prefill {
+    pub(crate) tokens: usize,
+    pub(crate) kernels: String,
+    pub(crate) ms: f64,
+    pub(crate) tps: f64,
     pub(crate) samples: u64,
 }
 

@@ -174,7 +174,7 @@ impl ModelSubject {
             }
             let mut target = Target::new(model.clone(), &params)?;
             target.set_cancel_flag(self.cancel.clone());
-            let ms = curve::curve(&mut target, text, text.len() - 1, 1, "")?[0].ms;
+            let ms = curve::curve(&mut target, text, text.len() - 1, &[1], "")?[0].ms;
             if ms < best.1 {
                 best = (flash_attention, ms);
             }
