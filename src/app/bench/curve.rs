@@ -43,7 +43,13 @@ pub(crate) fn prefill(
     }
     target.truncate(Slot(0), 0)?;
     let ms = median(&mut samples);
-    Ok(Prefill { tokens: n_tokens, kernels: kernels.to_owned(), ms, tps: n_tokens as f64 * 1e3 / ms, samples: N_READS as u64 })
+    Ok(Prefill {
+        tokens: n_tokens,
+        kernels: kernels.to_owned(),
+        ms,
+        tps: n_tokens as f64 * 1e3 / ms,
+        samples: N_READS as u64,
+    })
 }
 
 /// Medians for the given numbers of rows after `used_cells` tokens. `text` is any text, longer than that.

@@ -48,7 +48,11 @@ pub(crate) fn markdown(report: &Report) -> String {
         let _ = write!(text, "\n{}", costs(&report.cost));
     }
     for read in &report.prefill {
-        let _ = write!(text, "\nA prompt of {} tokens, {}: {:.1} ms, {:.0} t/s\n", read.tokens, read.kernels, read.ms, read.tps);
+        let _ = write!(
+            text,
+            "\nA prompt of {} tokens, {}: {:.1} ms, {:.0} t/s\n",
+            read.tokens, read.kernels, read.ms, read.tps
+        );
     }
     text
 }

@@ -43,6 +43,10 @@ impl Lanes for Avx2 {
     const OUTPUT_ROWS: usize = 1;
 
     #[inline(always)]
+    unsafe fn prefetch(p: *const u8) {
+        _mm_prefetch::<_MM_HINT_T0>(p.cast());
+    }
+    #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
         Self([_mm256_set1_ps(x); 2])
     }

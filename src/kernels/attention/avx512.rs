@@ -13,6 +13,10 @@ impl Lanes for Avx512 {
     const OUTPUT_ROWS: usize = 6;
 
     #[inline(always)]
+    unsafe fn prefetch(p: *const u8) {
+        _mm_prefetch::<_MM_HINT_T0>(p.cast());
+    }
+    #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
         Self(_mm512_set1_ps(x))
     }

@@ -178,6 +178,7 @@ unsafe fn find_scores<L: Lanes, E: Element>(job: &BlockJob<'_>, scratch: Scratch
                 continue;
             }
             seen |= 1 << tile;
+            prefetch::<L>(job, first);
             turn_keys::<L, E>(job, first, n, scratch.keys);
             for i in (0..n_pairs).step_by(L::SCORE_ROWS) {
                 let width = L::SCORE_ROWS.min(n_pairs - i);
@@ -216,6 +217,26 @@ unsafe fn find_scores<L: Lanes, E: Element>(job: &BlockJob<'_>, scratch: Scratch
     }
     debug_assert!(n_columns.div_ceil(TILE) <= MAX_TILES);
     seen
+}
+
+/// Asks for what comes after the keys of the tile at column `first`: the next tile's keys, and this one's values, which are used once
+/// all scores of the block are known. A head of a cell is a few lines far from the next cell's: the processor sees no stream in it.
+#[inline(always)]
+unsafe fn prefetch<L: Lanes>(job: &BlockJob<'_>, first: usize) {
+    let a = job.job.attention;
+    let bytes = a.cells.head_bytes(a.head_size);
+    let keys = first + TILE..(first + 2 * TILE).min(job.block.n_columns);
+    let values = first..(first + TILE).min(job.block.n_columns);
+    for (heads, columns) in [(&a.k, keys), (&a.v, values)] {
+        let base = heads.data.wrapping_add(job.job.kv_head * heads.head_bytes);
+        for column in columns {
+            let cell = base.wrapping_add(job.cell(column) * heads.row_bytes);
+            for line in (0..bytes).step_by(64) {
+                // SAFETY: any address may be asked for; the processor has the instruction set.
+                unsafe { L::prefetch(cell.wrapping_add(line)) }
+            }
+        }
+    }
 }
 
 /// True if a query row sees one of `n` columns.

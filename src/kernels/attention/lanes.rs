@@ -15,6 +15,8 @@ pub(super) trait Lanes: Copy {
     /// Rows whose outputs are summed at once, four vectors of each.
     const OUTPUT_ROWS: usize;
 
+    /// Asks for the cache line at an address, which may be any.
+    unsafe fn prefetch(_p: *const u8) {}
     unsafe fn splat(x: f32) -> Self;
     /// 16 floats.
     unsafe fn load(p: *const f32) -> Self;

@@ -51,6 +51,16 @@ pub enum CellType {
     Q8_0,
 }
 
+impl CellType {
+    /// Bytes of a head of `head_size` elements.
+    fn head_bytes(self, head_size: usize) -> usize {
+        match self {
+            Self::F16 => head_size * 2,
+            Self::Q8_0 => head_size / 32 * 34,
+        }
+    }
+}
+
 /// A three-dimensional array whose innermost dimension, a head, is contiguous.
 #[derive(Clone, Copy, Debug)]
 pub struct Heads<T> {
