@@ -11,7 +11,7 @@ use anyhow::Result;
 use clap::{CommandFactory as _, FromArgMatches as _};
 
 use app::flags::{Cli, Command};
-use app::{argv, bench, failure, inspect, learn, quantize, run, version};
+use app::{argv, bench, failure, inspect, learn, quantize, replay, run, version};
 
 fn main() -> ExitCode {
     match parse(env::args_os()).and_then(|cli| dispatch(&cli)) {
@@ -35,6 +35,7 @@ fn dispatch(cli: &Cli) -> Result<()> {
     match &cli.command {
         Some(Command::Run(args)) => run::run(args),
         Some(Command::Bench(args)) => bench::bench(args),
+        Some(Command::Replay(args)) => replay::replay(args),
         Some(Command::Inspect(args)) => inspect::inspect(args),
         Some(Command::Learn(args)) => learn::learn(args),
         Some(Command::Quantize(args)) => quantize::quantize(args),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::bench::args::BenchArgs;
+use super::replay::ReplayArgs;
 
 /// Runs local GGUF models with llama.cpp, faster: guesses from tri-grams, searched as a tree, checked by the model in one pass.
 #[derive(Debug, Parser)]
@@ -23,6 +24,8 @@ pub(crate) enum Command {
     Run(Box<RunArgs>),
     /// Measure the speed-up on real prompts, or the cost of rows.
     Bench(Box<BenchArgs>),
+    /// Play recorded answers over a given cost of rows, without a model: searches and settings judged without noise.
+    Replay(Box<ReplayArgs>),
     /// Print what is in a model or corpus file, or one round's draft tree.
     Inspect(InspectArgs),
     /// Learn a corpus: a table of tri-grams from text, to draft from.

@@ -11,6 +11,7 @@ pub(crate) mod log;
 pub(crate) mod output;
 pub(crate) mod prompt;
 pub(crate) mod quantize;
+pub(crate) mod replay;
 pub(crate) mod resolve;
 pub(crate) mod run;
 pub(crate) mod sha256;

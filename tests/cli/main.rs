@@ -2,6 +2,7 @@
 //! themselves; `answers` needs the models that `make models` fetches.
 
 mod answers;
+mod bench;
 mod corpus;
 mod errors;
 #[path = "../engine/gguf.rs"]

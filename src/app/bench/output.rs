@@ -7,6 +7,7 @@ use serde_json::json;
 use super::measure::Run;
 use super::prompts::Question;
 use super::report::{Cost, Group, Report};
+use super::statistics::Ratio;
 use super::table::{Table, csv_line};
 
 /// The table of groups, then sources, forks and costs.
@@ -91,7 +92,7 @@ pub(crate) fn groups(groups: &[Group]) -> String {
     for group in groups {
         let is_plain = group.mode == "plain";
         let mut interval = |ends: [f64; 2]| {
-            let spans_one = ends[0] <= 1.0 && 1.0 <= ends[1];
+            let spans_one = Ratio { value: 1.0, low: ends[0], high: ends[1] }.spans_one();
             is_marked |= spans_one;
             format!("{:.2}-{:.2}{}", ends[0], ends[1], if spans_one { " *" } else { "" })
         };

@@ -1,0 +1,84 @@
+//! `aded bench` and `aded replay`: what they write, on a tiny model. No time is asserted.
+
+use crate::{aded, folder, tiny, write};
+
+const QUESTIONS: &str = r#"{"question_id": 81, "category": "writing", "turns": ["Say the hen and the hat.", "Again."]}
+{"question_id": "b", "category": "qa", "turns": ["Who sat on the hen and the hat?"]}
+"#;
+
+fn numbers(value: &serde_json::Value, names: &[&str]) -> Vec<f64> {
+    names.iter().map(|name| value[name].as_f64().unwrap_or_else(|| panic!("{name} is not in {value}"))).collect()
+}
+
+#[test]
+fn a_report_holds_every_group_and_a_repetition_starts_from_nothing() {
+    let folder = folder();
+    let prompts = write(folder.path(), "q.jsonl", QUESTIONS);
+    let once = |repetitions: &str| {
+        let flags = ["-m", tiny(), "--prompts", &prompts, "-n", "40", "--spec-budget", "8", "-o", "json"];
+        aded(&[&["bench", "-r", repetitions, "--modes", "plain,stock,auto"], &flags[..]].concat()).json()
+    };
+    let (one, three) = (once("1"), once("3"));
+    assert_eq!((one["schema"].as_u64(), one["model"]["arch"].as_str()), (Some(1), Some("llama")));
+    let groups =
+        |report: &serde_json::Value| -> Vec<serde_json::Value> { report["groups"].as_array().unwrap().clone() };
+    let named = |group: &serde_json::Value| (group["category"].clone(), group["mode"].clone());
+    assert_eq!(
+        groups(&one).iter().map(named).collect::<Vec<_>>(),
+        groups(&three).iter().map(named).collect::<Vec<_>>()
+    );
+    assert!(groups(&one).iter().any(|group| named(group) == ("mt_bench".into(), "auto".into())));
+    for (one, three) in groups(&one).iter().zip(groups(&three)) {
+        // Kept tables would make later repetitions of the same question better.
+        assert_eq!(one["spec"]["tokens_per_round"], three["spec"]["tokens_per_round"], "{one}");
+        assert_eq!(3 * one["answers"].as_u64().unwrap(), three["answers"].as_u64().unwrap());
+        let values = numbers(&three, &["speedup", "speedup_with_prefill"]);
+        assert!(values.iter().all(|value| *value > 0.0), "{three}");
+        assert_eq!(three["speedup_ci95"].as_array().map(Vec::len), Some(2));
+    }
+    assert!(
+        groups(&one)
+            .iter()
+            .any(|group| group["mode"] == "auto" && group["spec"]["rows_per_round"].as_f64() > Some(1.5))
+    );
+}
+
+#[test]
+fn a_recorded_trace_is_replayed_the_same_each_time_and_reports_are_compared() {
+    let folder = folder();
+    let prompts = write(folder.path(), "q.jsonl", QUESTIONS);
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (trace, svg) = (path("a.trace"), path("a.svg"));
+    let flags = ["bench", "-m", tiny(), "--prompts", &prompts, "-n", "40", "-o", "json"];
+    let report = aded(&[&flags[..], &["--record", &trace, "--svg", &svg]].concat()).text();
+    let report = write(folder.path(), "a.json", report);
+    assert!(std::fs::read_to_string(svg).unwrap().starts_with("<svg"));
+    let replay = || aded(&["replay", &trace, "--modes", "auto,best-first,mcts,reference", "-o", "json"]).json();
+    let played = replay();
+    assert_eq!(played, replay());
+    let modes: Vec<&str> = played.as_array().unwrap().iter().map(|outcome| outcome["mode"].as_str().unwrap()).collect();
+    assert_eq!(modes, ["auto", "best-first", "mcts", "reference"]);
+    let all = &played[0]["groups"][0];
+    assert_eq!((all["category"].as_str(), all["answers"].as_u64()), (Some("all"), Some(3)));
+    assert!(all["predicted_speedup"].as_f64() > Some(0.9) && all["tokens_per_round"].as_f64() >= Some(1.0), "{all}");
+    let table = aded(&["bench", "compare", &report, &report]).text();
+    assert!(table.contains("| all"), "{table}");
+    let curve = ["bench", "--curve", "-m", tiny(), "-c", "16,40", "--rows", "1,4", "-o", "json"];
+    let curve = aded(&curve).json();
+    let points: Vec<_> =
+        curve["cost"].as_array().unwrap().iter().map(|c| (c["rows"].as_u64(), c["used_cells"].as_u64())).collect();
+    assert_eq!(points, [(Some(1), Some(16)), (Some(4), Some(16)), (Some(1), Some(40)), (Some(4), Some(40))]);
+    let costs = write(folder.path(), "curve.json", curve.to_string());
+    aded(&["replay", &trace, "--cost", &costs]).text();
+}
+
+#[test]
+fn faults_are_one_line() {
+    let folder = folder();
+    let empty = write(folder.path(), "empty.jsonl", "");
+    aded(&["bench", "-m", tiny()]).fails(2, "there is nothing to measure");
+    aded(&["bench", "-m", tiny(), "--prompts", &empty]).fails(1, "holds no questions");
+    aded(&["bench", "-m", tiny(), "--prompts", "nowhere.jsonl"]).fails(1, "cannot read the prompts nowhere.jsonl");
+    aded(&["replay", &empty]).fails(1, "is no trace");
+    aded(&["replay", &empty, "--cost", "cheap"]).fails(1, "is no trace");
+}
