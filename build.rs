@@ -50,6 +50,8 @@ mod engine {
             .std("c++17")
             .include(include)
             .include("src/llama")
+            // The converter from JSON schemas to grammars is in llama.cpp's `common`, whose headers are not installed.
+            .include(source_folder().join("common"))
             .file("src/llama/shim.cpp")
             .warnings(true)
             .compile("aded_shim");
@@ -126,12 +128,29 @@ mod engine {
 
     /// llama.cpp's source folder, if ggml's CPU backend was built from it into a static library.
     fn bundled_sources() -> Option<PathBuf> {
-        let out = Path::new(&env::var_os("DEP_LLAMA_GGML_CMAKE_DIR")?).join("../..");
+        let out = build_folder();
         let is_static = ["libggml-cpu.a", "ggml-cpu.lib"].iter().any(|name| out.join("lib").join(name).is_file());
-        let cache = fs::read_to_string(out.join("build/CMakeCache.txt")).ok()?;
-        let home = cache.lines().find_map(|line| line.strip_prefix("CMAKE_HOME_DIRECTORY:INTERNAL="))?;
-        let sources = PathBuf::from(home);
+        let sources = source_folder();
         (is_static && sources.join("ggml/src/ggml-cpu/traits.h").is_file()).then_some(sources)
+    }
+
+    /// The folder in which the sys crate built and installed llama.cpp.
+    fn build_folder() -> PathBuf {
+        Path::new(&env::var_os("DEP_LLAMA_GGML_CMAKE_DIR").unwrap_or_default()).join("../..")
+    }
+
+    /// llama.cpp's source folder, as CMake noted it.
+    fn source_folder() -> PathBuf {
+        let cache = build_folder().join("build/CMakeCache.txt");
+        let text = fs::read_to_string(&cache).unwrap_or_default();
+        let home = text.lines().find_map(|line| line.strip_prefix("CMAKE_HOME_DIRECTORY:INTERNAL="));
+        let home = home.unwrap_or_else(|| {
+            panic!(
+                "{} does not name llama.cpp's sources: rebuild llama.cpp with `cargo clean -p llama-cpp-sys-2`",
+                cache.display()
+            )
+        });
+        PathBuf::from(home)
     }
 
     /// ggml's version as one number: 0.26.0 is 2600.

@@ -37,6 +37,24 @@ impl<T: TargetModel> Session<T> {
         self.cancel = cancel;
     }
 
+    /// What happens at the end of the context: with `Some(n)` the first `n` tokens of the prompt stay, half of the others are forgotten,
+    /// and the generation goes on; with `None`, the default, it ends there.
+    ///
+    /// # Errors
+    /// A usage error if the target cannot forget what lies between.
+    pub fn set_context_shift(&mut self, n_keep: Option<usize>) -> Result<(), Error> {
+        if n_keep.is_some() && !self.target.can_shift() {
+            return Err(Error::usage("the memory of this model cannot be shifted; do without the context shift"));
+        }
+        self.sequence.set_context_shift(n_keep);
+        Ok(())
+    }
+
+    /// Exact greedy decoding, as [`Sequence::set_exact`].
+    pub fn set_exact(&mut self, noise: Option<f32>) {
+        self.sequence.set_exact(noise);
+    }
+
     /// The target.
     pub fn target(&self) -> &T {
         &self.target
@@ -88,7 +106,8 @@ impl<T: TargetModel> Session<T> {
                 token.0, limits.n_vocab
             )));
         }
-        let held = &self.sequence.tokens()[..if self.is_unclean { 0 } else { self.sequence.n_decoded() }];
+        let n_held = self.sequence.n_decoded().min(self.sequence.n_reusable);
+        let held = &self.sequence.tokens()[..if self.is_unclean { 0 } else { n_held }];
         let common = request.prompt.iter().zip(held).take_while(|(new, old)| new == old).count();
         let mut reused = common.min(request.prompt.len() - 1);
         if self.target.truncate(Slot(0), reused as u32).is_err() {

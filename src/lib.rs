@@ -61,6 +61,7 @@ pub mod leaf_ids;
 #[cfg(feature = "llama")]
 pub mod llama;
 pub mod model;
+pub mod noise;
 pub mod replay;
 pub mod representative;
 pub mod round;

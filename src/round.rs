@@ -23,7 +23,7 @@ use crate::representative::{NO_TOKEN, Predict, Representative, View};
 use crate::sampling::RowSampler;
 use crate::sequence::{Finish, Request, Sequence};
 use crate::token::{Pos, RowId, Token};
-use crate::verify::walk;
+use crate::verify::walk_while;
 
 /// A sequence that takes part in a round, with the sampler of its generation.
 pub struct Turn<'a> {
@@ -148,22 +148,30 @@ impl Decoder {
     pub fn round(&mut self, target: &mut dyn TargetModel, turns: &mut [Turn<'_>]) -> Result<(), Error> {
         let limits = target.limits();
         let begun = Instant::now();
+        for turn in turns.iter_mut() {
+            if let Some((n_keep, n_discard)) = turn.sequence.wants_shift() {
+                target.shift(turn.sequence.slot, n_keep as u32, n_discard as u32)?;
+                turn.sequence.shifted(n_keep, n_discard);
+            }
+        }
         self.draft(&limits, turns);
         self.lay_out(&limits, turns);
         let drafted = Instant::now();
-        target.decode(&self.batch)?;
+        self.decode(&limits, target, turns)?;
         let decoded = Instant::now();
         self.verify(target, turns)?;
         let sampled = Instant::now();
+        self.read_rows(target, turns);
+        let read = Instant::now();
         self.keep(target, turns)?;
         let kept = Instant::now();
-        self.learn(target, turns);
+        self.learn(turns);
         let measured = Times {
             draft: drafted - begun,
             decode: decoded - drafted,
             sample: sampled - decoded,
-            keep: kept - sampled,
-            learn: kept.elapsed(),
+            keep: kept - read,
+            learn: (read - sampled) + kept.elapsed(),
         };
         let reckoned =
             |ms: f32| Times { decode: Duration::try_from_secs_f32(ms * 1e-3).unwrap_or_default(), ..Times::default() };
@@ -174,7 +182,7 @@ impl Decoder {
     /// Representative and search: fills each sequence's tree, within the budget that all share.
     fn draft(&mut self, limits: &Limits, turns: &mut [Turn<'_>]) {
         turns.iter_mut().for_each(|turn| turn.sequence.tree.clear());
-        let all_generate = turns.iter().all(|turn| turn.sequence.n_pending() == 1);
+        let all_generate = turns.iter().all(|turn| turn.sequence.n_pending() == 1 && !turn.sequence.wants_plain);
         if self.config.draft.mode == DraftMode::Off || limits.shape == DraftShape::Nothing || !all_generate {
             return;
         }
@@ -254,9 +262,22 @@ impl Decoder {
         self.tops.resize(self.batch.len(), None);
     }
 
+    /// The target computes all rows. Where it has no room for a draft, the draft goes: fragments of memory may hold the roots still.
+    fn decode(&mut self, limits: &Limits, target: &mut dyn TargetModel, turns: &mut [Turn<'_>]) -> Result<(), Error> {
+        let result = target.decode(&self.batch);
+        let has_draft = turns.iter().any(|turn| !turn.sequence.tree.is_empty());
+        if !has_draft || !result.as_ref().is_err_and(Error::is_full) {
+            return result;
+        }
+        turns.iter_mut().for_each(|turn| turn.sequence.tree.clear());
+        self.lay_out(limits, turns);
+        target.decode(&self.batch)
+    }
+
     /// Samples each visited row once and walks down as far as the draft agrees.
     fn verify(&mut self, target: &dyn TargetModel, turns: &mut [Turn<'_>]) -> Result<(), Error> {
         let (batch, scan, tops) = (&self.batch, &mut self.scan, &mut self.tops);
+        let has_draft = turns.iter().any(|turn| !turn.sequence.tree.is_empty());
         for turn in turns.iter_mut() {
             let Turn { sequence, sampler } = turn;
             sequence.walk.rows.clear();
@@ -270,7 +291,9 @@ impl Decoder {
             let root = if is_prompt { last } else { RowId(segment.rows.start) };
             let greedy = sampler.is_greedy();
             let end_tokens = &sequence.end_tokens;
-            walk(
+            let doubt = sequence.doubt.filter(|_| greedy && has_draft);
+            let mut is_doubtful = false;
+            walk_while(
                 batch,
                 root,
                 sequence.n_left,
@@ -280,16 +303,39 @@ impl Decoder {
                         // The scan that recall needs anyway finds the largest logit; looking twice would cost a pass over the row.
                         let top = target.top(row).unwrap_or_else(|| scan.top(target.logits(row)));
                         tops[row.0 as usize] = Some(top);
+                        is_doubtful = doubt.is_some_and(|noise| top.gap() < noise);
+                        if is_doubtful {
+                            return Ok(None);
+                        }
                         if let Some(best) = top.best() {
-                            return Ok(best);
+                            return Ok(Some(best));
                         }
                     }
-                    sampler.sample(target.logits(row))
+                    sampler.sample(target.logits(row)).map(Some)
                 },
                 &mut sequence.walk,
             )?;
+            sequence.wants_plain = is_doubtful;
+            sequence.stats.n_rechecked += u64::from(is_doubtful);
         }
         Ok(())
+    }
+
+    /// Looks through the rows that verification has not looked at: keeping may cost the target its logits.
+    fn read_rows(&mut self, target: &dyn TargetModel, turns: &[Turn<'_>]) {
+        if self.config.draft.mode == DraftMode::Off {
+            return;
+        }
+        for turn in turns.iter().filter(|turn| !turn.sequence.walk.tokens.is_empty()) {
+            let slot = turn.sequence.slot;
+            let Some(segment) = self.batch.segments().iter().find(|segment| segment.slot == slot) else { continue };
+            for id in segment.rows.clone().map(RowId).filter(|&id| self.batch.row(id).wants_logits) {
+                let top = &mut self.tops[id.0 as usize];
+                if top.is_none() {
+                    *top = Some(target.top(id).unwrap_or_else(|| self.scan.top(target.logits(id))));
+                }
+            }
+        }
     }
 
     /// The target commits the accepted paths.
@@ -297,6 +343,10 @@ impl Decoder {
         for segment in self.batch.segments() {
             let Some(turn) = turns.iter_mut().find(|turn| turn.sequence.slot == segment.slot) else { continue };
             let sequence = &mut *turn.sequence;
+            if sequence.wants_plain && sequence.walk.tokens.is_empty() {
+                // The root itself is in doubt: its rows are left to be forgotten by the next call, which computes it alone.
+                continue;
+            }
             let last = if sequence.n_pending() > 1 {
                 RowId(segment.rows.end - 1)
             } else {
@@ -309,7 +359,7 @@ impl Decoder {
     }
 
     /// Update: outcomes for calibration first, from what was known before this round; then rows, counts and text.
-    fn learn(&mut self, target: &dyn TargetModel, turns: &mut [Turn<'_>]) {
+    fn learn(&mut self, turns: &mut [Turn<'_>]) {
         let learns = self.config.draft.mode != DraftMode::Off;
         for turn in turns.iter_mut() {
             if turn.sequence.walk.tokens.is_empty() {
@@ -317,7 +367,7 @@ impl Decoder {
             }
             if learns {
                 self.calibrate(turn);
-                self.remember_rows(target, turn.sequence);
+                self.remember_rows(turn.sequence);
             }
             let sequence = &mut *turn.sequence;
             for &next in &sequence.walk.tokens {
@@ -329,8 +379,7 @@ impl Decoder {
             }
             sequence.n_left -= sequence.walk.tokens.len().min(sequence.n_left);
             let end = sequence.walk.tokens.last().is_some_and(|token| sequence.end_tokens.binary_search(token).is_ok());
-            // The last token is not decoded yet: decoding it needs a cell.
-            let is_full = sequence.n_left == 0 || sequence.text.tokens().len() > sequence.n_ctx;
+            let is_full = sequence.n_left == 0 || sequence.is_full();
             sequence.finish = if end { Some(Finish::Stop) } else { is_full.then_some(Finish::Length) };
         }
     }
@@ -349,26 +398,14 @@ impl Decoder {
     }
 
     /// Recall: the best tokens of every row that has logits, rejected nodes included.
-    fn remember_rows(&mut self, target: &dyn TargetModel, sequence: &mut Sequence) {
+    fn remember_rows(&mut self, sequence: &mut Sequence) {
         let Some(segment) = self.batch.segments().iter().find(|segment| segment.slot == sequence.slot) else { return };
         // The token before the segment's first row, whose predecessor is the text itself.
         let first = self.batch.row(RowId(segment.rows.start)).pos.0 as usize;
         let before = first.checked_sub(1).map_or(NO_TOKEN, |index| sequence.text.tokens()[index]);
         for id in segment.rows.clone().map(RowId) {
             let row = self.batch.row(id);
-            if !row.wants_logits {
-                continue;
-            }
-            let top = match self.tops[id.0 as usize] {
-                Some(top) => top,
-                None => {
-                    let top = target.top(id).unwrap_or_else(|| self.scan.top(target.logits(id)));
-                    *self.tops[id.0 as usize].insert(top)
-                }
-            };
-            if top.best().is_none() {
-                continue;
-            }
+            let Some(top) = self.tops[id.0 as usize].filter(|top| top.best().is_some()) else { continue };
             let previous = row.parent.map_or(before, |parent| self.batch.row(parent).token);
             self.representative.recall.learn(previous, row.token, &top);
         }

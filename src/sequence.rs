@@ -52,6 +52,14 @@ pub struct Sequence {
     pub(crate) walk: Walk,
     /// The context length that the target grants.
     pub(crate) n_ctx: usize,
+    /// Tokens of the prompt that stay when a full context is shifted; `None` ends the generation there.
+    shift_keeps: Option<usize>,
+    /// Tokens whose cells are what reading them anew would give: those after a shift have seen what is gone.
+    pub(crate) n_reusable: usize,
+    /// Greedy choices between two logits closer than this are made on a row that was computed alone.
+    pub(crate) doubt: Option<f32>,
+    /// The last token's row was in doubt: the next round drafts nothing.
+    pub(crate) wants_plain: bool,
     /// What happened so far.
     pub stats: Stats,
 }
@@ -73,8 +81,24 @@ impl Sequence {
             tree: DraftTree::with_capacity(MAX_DRAFT_ROWS),
             walk: Walk::default(),
             n_ctx,
+            shift_keeps: None,
+            n_reusable: usize::MAX,
+            doubt: None,
+            wants_plain: false,
             stats: Stats::default(),
         }
+    }
+
+    /// What happens at the end of the context: with `Some(n)` the first `n` tokens of the prompt stay, half of the others are forgotten,
+    /// and the generation goes on; with `None`, the default, it ends. Only for targets that [can](crate::model::TargetModel::can_shift).
+    pub fn set_context_shift(&mut self, n_keep: Option<usize>) {
+        self.shift_keeps = n_keep;
+    }
+
+    /// Exact greedy decoding: where the two best logits of a row in a draft lie closer than `noise`, the row is computed again without a
+    /// draft before it decides. See [`shape_noise`](crate::noise::shape_noise). `None`, the default, trusts every row.
+    pub fn set_exact(&mut self, noise: Option<f32>) {
+        self.doubt = noise.filter(|&noise| noise > 0.0);
     }
 
     /// Starts anew with a prompt of which the target's slot holds the first `n_decoded` tokens.
@@ -89,6 +113,8 @@ impl Sequence {
         self.end_tokens.extend_from_slice(end_tokens);
         self.end_tokens.sort_unstable();
         self.finish = (n_max == 0).then_some(Finish::Length);
+        self.n_reusable = usize::MAX;
+        self.wants_plain = false;
         self.last_row = TopRow::default();
         self.tree.clear();
         self.walk.rows.clear();
@@ -101,7 +127,7 @@ impl Sequence {
         self.slot
     }
 
-    /// Prompt and output so far.
+    /// Prompt and output so far, but for what a context shift has forgotten.
     pub fn tokens(&self) -> &[Token] {
         self.text.tokens()
     }
@@ -151,6 +177,35 @@ impl Sequence {
             let first = tree.children(tree.parent(node)).next();
             stats.n_accepted_aside += u64::from(first != Some(node));
         }
+    }
+
+    /// True if the context is full and the generation ends for it.
+    pub(crate) fn is_full(&self) -> bool {
+        self.shift_keeps.is_none() && self.lacks_room()
+    }
+
+    /// True if the last token is one more than the context holds: decoding it needs a cell.
+    fn lacks_room(&self) -> bool {
+        self.text.tokens().len() > self.n_ctx
+    }
+
+    /// Tokens to keep and to discard if the context must be shifted now; as llama.cpp's own programs do it, half of what may go.
+    pub(crate) fn wants_shift(&self) -> Option<(usize, usize)> {
+        let n_keep = self.shift_keeps.filter(|_| self.lacks_room() && self.finish.is_none())?;
+        let n_keep = n_keep.min(self.n_prompt).min(self.n_ctx.saturating_sub(4));
+        Some((n_keep, ((self.n_decoded - n_keep) / 2).max(1)))
+    }
+
+    /// The target has forgotten the tokens `n_keep..n_keep + n_discard`.
+    pub(crate) fn shifted(&mut self, n_keep: usize, n_discard: usize) {
+        let tokens = self.text.tokens();
+        let left = [&tokens[..n_keep], &tokens[n_keep + n_discard..]].concat();
+        self.text.clear();
+        self.text.extend(&left);
+        self.n_decoded -= n_discard;
+        self.n_prompt = self.n_prompt.min(self.n_decoded);
+        self.n_reusable = self.n_reusable.min(n_keep);
+        self.stats.n_shifts += 1;
     }
 
     /// Nodes for which the context has cells, beside the root's. Each node takes one while it is verified, accepted or not.

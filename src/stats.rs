@@ -28,6 +28,10 @@ pub struct Stats {
     pub n_accepted: u64,
     /// Accepted nodes that were not the first child of their parent: only a tree finds these.
     pub n_accepted_aside: u64,
+    /// Times that a full context was shifted.
+    pub n_shifts: u64,
+    /// Positions that were computed a second time, alone, because the two best logits lay within the noise of a batch's shape.
+    pub n_rechecked: u64,
     /// Wall time of all rounds.
     pub round_ns: u64,
     /// Of it: predicting, searching and laying out.
@@ -78,6 +82,8 @@ impl Default for Stats {
             n_drafted: 0,
             n_accepted: 0,
             n_accepted_aside: 0,
+            n_shifts: 0,
+            n_rechecked: 0,
             round_ns: 0,
             draft_ns: 0,
             decode_ns: 0,
@@ -131,6 +137,8 @@ impl AddAssign<&Stats> for Stats {
             (&mut self.n_drafted, other.n_drafted),
             (&mut self.n_accepted, other.n_accepted),
             (&mut self.n_accepted_aside, other.n_accepted_aside),
+            (&mut self.n_shifts, other.n_shifts),
+            (&mut self.n_rechecked, other.n_rechecked),
             (&mut self.round_ns, other.round_ns),
             (&mut self.draft_ns, other.draft_ns),
             (&mut self.decode_ns, other.decode_ns),
@@ -172,7 +180,14 @@ impl fmt::Display for Stats {
             self.n_accepted,
             self.n_drafted,
             self.overhead_share() * 100.0
-        )
+        )?;
+        if self.n_rechecked > 0 {
+            write!(f, ", {} ties computed again alone", self.n_rechecked)?;
+        }
+        if self.n_shifts > 0 {
+            write!(f, ", context shifted {} times", self.n_shifts)?;
+        }
+        Ok(())
     }
 }
 

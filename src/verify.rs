@@ -32,8 +32,24 @@ pub fn walk(
     batch: &DraftBatch,
     root: RowId,
     limit: usize,
-    mut ends: impl FnMut(Token) -> bool,
+    ends: impl FnMut(Token) -> bool,
     mut sample: impl FnMut(RowId) -> Result<Token, Error>,
+    walk: &mut Walk,
+) -> Result<(), Error> {
+    walk_while(batch, root, limit, ends, |row| sample(row).map(Some), walk)
+}
+
+/// As [`walk`], but ends before a row for which `sample` gives nothing; the token that leads to it is the last one then. Emits nothing if
+/// that row is the root.
+///
+/// # Errors
+/// As [`walk`].
+pub fn walk_while(
+    batch: &DraftBatch,
+    root: RowId,
+    limit: usize,
+    mut ends: impl FnMut(Token) -> bool,
+    mut sample: impl FnMut(RowId) -> Result<Option<Token>, Error>,
     walk: &mut Walk,
 ) -> Result<(), Error> {
     walk.rows.clear();
@@ -41,7 +57,10 @@ pub fn walk(
     let mut row = root;
     loop {
         walk.rows.push(row);
-        let token = sample(row)?;
+        let Some(token) = sample(row)? else {
+            walk.rows.pop();
+            return Ok(());
+        };
         walk.tokens.push(token);
         if walk.tokens.len() >= limit.max(1) || ends(token) {
             return Ok(());

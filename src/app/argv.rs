@@ -77,8 +77,19 @@ pub(crate) const SPELLINGS: &[(&str, &str)] = &[
 ];
 
 /// Flags whose value is a text of the user's, which may itself look like a flag.
-const TAKE_TEXT: &[&str] =
-    &["-p", "--prompt", "-sys", "--system-prompt", "-r", "--reverse-prompt", "--stop", "--chat-template"];
+const TAKE_TEXT: &[&str] = &[
+    "-p",
+    "--prompt",
+    "-sys",
+    "--system-prompt",
+    "-r",
+    "--reverse-prompt",
+    "--stop",
+    "--chat-template",
+    "--grammar",
+    "-j",
+    "--json-schema",
+];
 
 /// Flags of a draft model: beginnings of names, and whole names.
 const DRAFT_MODEL_PREFIXES: &[&str] = &["--spec-draft-"];
@@ -192,6 +203,7 @@ pub(crate) const LLAMA_ENVIRONMENT: &[(&str, &str)] = &[
     ("ubatch_size", "LLAMA_ARG_UBATCH"),
     ("threads", "LLAMA_ARG_THREADS"),
     ("flash_attn", "LLAMA_ARG_FLASH_ATTN"),
+    ("context_shift", "LLAMA_ARG_CONTEXT_SHIFT"),
     ("cache_type_k", "LLAMA_ARG_CACHE_TYPE_K"),
     ("cache_type_v", "LLAMA_ARG_CACHE_TYPE_V"),
     ("predict", "LLAMA_ARG_N_PREDICT"),

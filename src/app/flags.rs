@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::bench::args::BenchArgs;
 use super::replay::ReplayArgs;
+use super::chain::ChainArgs;
 
 /// Runs local GGUF models with llama.cpp, faster: guesses from tri-grams, searched as a tree, checked by the model in one pass.
 #[derive(Debug, Parser)]
@@ -88,6 +89,15 @@ pub(crate) struct ContextArgs {
     /// Number type of the memory's values; a quantised one needs fused attention.
     #[arg(long, value_name = "TYPE", default_value = "f16", env = "ADED_CACHE_TYPE_V")]
     pub(crate) cache_type_v: String,
+    /// Go on at the end of the context: keep the beginning of the prompt (--keep), and forget half of what follows it.
+    #[arg(long, overrides_with = "no_context_shift", env = "ADED_CONTEXT_SHIFT")]
+    pub(crate) context_shift: bool,
+    /// End the answer with the context (the default).
+    #[arg(long, hide = true)]
+    pub(crate) no_context_shift: bool,
+    /// Tokens of the prompt that stay when the context is shifted; -1 = all.
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
+    pub(crate) keep: i32,
     /// Keep the memory off the GPU.
     #[arg(long, overrides_with = "kv_offload")]
     pub(crate) no_kv_offload: bool,
@@ -143,6 +153,8 @@ pub(crate) struct SamplingArgs {
         env = "ADED_FREQUENCY_PENALTY"
     )]
     pub(crate) frequency_penalty: f32,
+    #[command(flatten)]
+    pub(crate) chain: ChainArgs,
 }
 
 /// Drafting.
@@ -168,6 +180,9 @@ pub(crate) struct SpecArgs {
     /// overlay_token.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub(crate) spec_without: Vec<String>,
+    /// With --temp 0: decide ties by computing the position again without a draft, so that answers are those of plain decoding.
+    #[arg(long, env = "ADED_EXACT")]
+    pub(crate) exact: bool,
     /// Corpus to draft from, made by `aded learn` with a model of the same tokenizer.
     #[arg(long, value_name = "FILE", env = "ADED_CORPUS")]
     pub(crate) corpus: Option<PathBuf>,

@@ -7,7 +7,7 @@ use std::io::{self, Read as _, Write as _};
 use std::path::Path;
 
 use aded::draft::DraftTree;
-use aded::llama::{Model, ModelParams, TensorType, Value};
+use aded::llama::{ContextParams, Model, ModelParams, Target, TensorType, Value};
 use aded::model::TargetModel as _;
 use aded::representative::corpus::Corpus;
 use aded::{CancelFlag, Error, NodeId, Request, Token};
@@ -95,6 +95,7 @@ fn describe_model(path: &Path, all: bool) -> Result<String, Error> {
         model.chat_template().map_or("none".to_owned(), |text| format!("{} characters", text.chars().count())),
     );
     out.option("licence", header.text("general.license"));
+    out.add("drafts", drafts(path).unwrap_or_else(|error| format!("not tried: {error}")));
     if all {
         out.0.push('\n');
         for (key, value) in &header.values {
@@ -102,6 +103,13 @@ fn describe_model(path: &Path, all: bool) -> Result<String, Error> {
         }
     }
     Ok(out.0)
+}
+
+/// The drafts that the model's memory takes, by trial on a small context.
+fn drafts(path: &Path) -> Result<String, Error> {
+    let model = Model::load(path, &ModelParams::default())?;
+    let params = ContextParams { n_ctx: 64, n_batch: 64, n_ubatch: 64, ..ContextParams::default() };
+    Ok(resolve::draft_shape(&Target::new(model, &params)?))
 }
 
 fn special(model: &Model, token: Option<Token>) -> Option<String> {

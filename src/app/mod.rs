@@ -2,6 +2,7 @@
 
 pub(crate) mod argv;
 pub(crate) mod bench;
+pub(crate) mod chain;
 pub(crate) mod failure;
 pub(crate) mod flags;
 pub(crate) mod inspect;

@@ -8,10 +8,11 @@ use std::time::Instant;
 use aded::config::{Config, DraftMode, MAX_DRAFT_ROWS, SearchKind};
 use aded::kernels::Isa;
 use aded::llama::{
-    ContextParams, Kernels, Model, ModelParams, SamplerChain, SamplingParams, Target, default_threads, kernel_counts,
-    kernels_enable,
+    ContextParams, Kernels, MemoryKind, Model, ModelParams, SamplerChain, SamplingParams, Target, default_threads,
+    kernel_counts, kernels_enable,
 };
 use aded::model::{DraftShape, TargetModel as _};
+use aded::noise::shape_noise;
 use aded::representative::Source;
 use aded::representative::corpus::Corpus;
 use aded::representative::store::Fingerprint;
@@ -238,19 +239,54 @@ pub(crate) fn session(
     };
     let mut target = Target::new(model.clone(), &context_params(context, spec, model)?)?;
     target.set_cancel_flag(cancel.clone());
+    let noise = if spec.exact && config.draft.mode != DraftMode::Off { Some(noise(model, &mut target)?) } else { None };
     let mut session = Session::new(target, config)?;
+    session.set_exact(noise);
     session.set_cancel_flag(cancel.clone());
+    if context.context_shift {
+        session.set_context_shift(Some(n_keep(context.keep, model)?))?;
+    }
     session.decoder_mut().set_corpus(corpus);
     Ok(session)
 }
 
-/// The drafts that a target takes and the kernels that computed, in a few words.
-pub(crate) fn circumstances(target: &Target) -> String {
+/// Ordinary text, on which the noise of batches is measured.
+const TEXT: &str = "The river had risen in the night, and by morning the lower road was under water. Nobody in the village was \
+                    surprised: it happened every spring, and 3 of the 12 houses near the bridge stood empty for that reason.";
+
+/// How much the shape of a batch moves this target's logits.
+fn noise(model: &Model, target: &mut Target) -> Result<f32, Error> {
+    let noise = shape_noise(target, &model.tokenize(TEXT, true, false)?)?;
+    info!("noise between shapes of batches: {noise}");
+    Ok(noise)
+}
+
+/// Tokens of the prompt that stay when the context is shifted; as llama.cpp has it, the one that begins every text comes on top.
+pub(crate) fn n_keep(keep: i32, model: &Model) -> Result<usize, Error> {
+    match keep {
+        -1 => Ok(usize::MAX),
+        n => usize::try_from(n)
+            .map(|n| n + usize::from(model.begin_token().is_some()))
+            .map_err(|_| Error::usage(format!("--keep is {n}; give a number of tokens, or -1 for the whole prompt"))),
+    }
+}
+
+/// The drafts that a target's memory takes, and the memory where it is not the usual one.
+pub(crate) fn draft_shape(target: &Target) -> String {
     let shape = match target.limits().shape {
         DraftShape::Tree => "tree",
         DraftShape::Chain => "chain",
         DraftShape::Nothing => "nothing",
     };
+    match target.memory_kind() {
+        MemoryKind::Cells => shape.to_owned(),
+        kind => format!("{shape} ({kind})"),
+    }
+}
+
+/// The drafts that a target takes and the kernels that computed, in a few words.
+pub(crate) fn circumstances(target: &Target) -> String {
+    let shape = draft_shape(target);
     let counts = kernel_counts();
     let kernels = match (counts.n_products > 0, counts.n_attentions > 0) {
         (true, true) => "own kernels",
@@ -261,17 +297,11 @@ pub(crate) fn circumstances(target: &Target) -> String {
     format!("drafts: {shape}, {kernels}")
 }
 
-/// The sampler that the flags describe, after a prompt: penalties count its tokens, as llama.cpp's do.
+/// What the flags say on sampling. `n_ctx` is the context's length.
 ///
 /// # Errors
-/// A usage error for values out of range.
-pub(crate) fn sampler(
-    args: &SamplingArgs,
-    model: &Arc<Model>,
-    n_ctx: u32,
-    prompt: &[Token],
-    ignore_end: bool,
-) -> Result<SamplerChain, Error> {
+/// A usage error for values out of range; the system's for a grammar file that cannot be read.
+pub(crate) fn sampling_params(args: &SamplingArgs, n_ctx: u32) -> Result<SamplingParams> {
     let seed = match args.seed {
         -1 => u32::MAX,
         seed => u32::try_from(seed).map_err(|_| {
@@ -299,6 +329,22 @@ pub(crate) fn sampler(
         frequency_penalty: args.frequency_penalty,
         ..SamplingParams::default()
     };
+    args.chain.fill(&mut params)?;
+    Ok(params)
+}
+
+/// The sampler that the flags describe, after a prompt: penalties count its tokens, as llama.cpp's do.
+///
+/// # Errors
+/// As [`sampling_params`].
+pub(crate) fn sampler(
+    args: &SamplingArgs,
+    model: &Arc<Model>,
+    n_ctx: u32,
+    prompt: &[Token],
+    ignore_end: bool,
+) -> Result<SamplerChain> {
+    let mut params = sampling_params(args, n_ctx)?;
     if ignore_end {
         params.ignore_end(model);
     }

@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use crate::batch::{DraftBatch, Row, Segment};
 use crate::error::Error;
-use crate::token::{RowId, Slot};
+use crate::token::{RowId, Slot, Token};
 
 /// One order to the memory. Positions are half-open ranges.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -188,6 +188,22 @@ impl LeafIds {
         Ok(())
     }
 
+    /// Appends the tokens of the path of the batch under way that ends at `last`, from the segment's first row on. Nothing if `last` is
+    /// no row of this slot.
+    pub fn path(&self, slot: Slot, last: RowId, out: &mut Vec<Token>) {
+        let Some(segment) = self.segment_under_way(slot).filter(|segment| segment.rows.contains(&last.0)) else {
+            return;
+        };
+        let begin = out.len();
+        let mut at = Some(last);
+        while let Some(row) = at.filter(|row| segment.rows.contains(&row.0)) {
+            let row = &self.rows[row.0 as usize];
+            out.push(row.token);
+            at = row.parent;
+        }
+        out[begin..].reverse();
+    }
+
     /// Forgets the slot's rows of the batch under way: after a decode call that failed, and where nobody kept them.
     pub fn plan_forget(&mut self, slot: Slot, ops: &mut Vec<SeqOp>) {
         let ids = self.ids_under_way(slot);
@@ -222,6 +238,24 @@ impl LeafIds {
         }
     }
 
+    /// Drops all ids of the slot but the main one, whose positions are about to be [shifted](Self::set_shifted). To be called between a
+    /// `keep` and a decode call.
+    pub fn plan_shift(&mut self, slot: Slot, ops: &mut Vec<SeqOp>) {
+        let main = self.main_id(slot);
+        let Some(state) = self.slots.get_mut(slot.0 as usize) else { return };
+        for (leaf, synced) in state.synced.iter_mut().enumerate().skip(1).filter(|(_, synced)| **synced > 0) {
+            ops.push(SeqOp::Remove { id: main + leaf as u32, begin: 0 });
+            *synced = 0;
+        }
+    }
+
+    /// Notes that the main id has `n_discard` tokens less, and that those after them have moved down.
+    pub fn set_shifted(&mut self, slot: Slot, n_discard: u32) {
+        if let Some(state) = self.slots.get_mut(slot.0 as usize) {
+            state.n_committed -= n_discard.min(state.n_committed);
+        }
+    }
+
     /// The slots of the batch under way.
     pub fn slots_under_way(&self) -> impl Iterator<Item = Slot> + '_ {
         (0..self.n_slots()).map(Slot).filter(|slot| self.slots[slot.0 as usize].under_way.is_some())
@@ -230,6 +264,11 @@ impl LeafIds {
     /// The rows of the batch under way that belong to the slot; `None` if it has none.
     pub fn segment_under_way(&self, slot: Slot) -> Option<&Segment> {
         self.slots.get(slot.0 as usize)?.under_way.map(|index| &self.segments[index])
+    }
+
+    /// True if the slot has a root with a draft below it in the batch under way.
+    pub fn has_draft_under_way(&self, slot: Slot) -> bool {
+        self.segment_under_way(slot).is_some_and(|segment| is_draft(segment, &self.rows))
     }
 
     /// Of the id of `leaf`: one past the last position that it shares with the path to `last`, and one past its last position.

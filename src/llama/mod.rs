@@ -5,10 +5,13 @@
 
 mod chat;
 mod clock;
+mod context_params;
 mod gguf;
+mod grammar;
 mod host;
 mod kernels;
 mod log;
+mod memory;
 mod model;
 mod quantize;
 mod sampler;
@@ -16,14 +19,18 @@ mod sys;
 mod target;
 pub mod text;
 mod top;
+mod trial;
 
+pub use context_params::{ContextParams, FlashAttention, KvType};
 pub use gguf::{Header, Value};
+pub use grammar::json_schema_to_grammar;
 pub use host::default_threads;
 pub use kernels::{HAS_KERNELS, KernelCounts, Kernels, kernel_counts, kernels_enable};
+pub use memory::MemoryKind;
 pub use model::{Model, ModelParams};
 pub use quantize::{FileType, QuantizeOptions, TensorType, quantize};
 pub use sampler::{SamplerChain, SamplingParams};
-pub use target::{ContextParams, FlashAttention, KvType, Target};
+pub use target::Target;
 
 /// The version of llama.cpp that is built in, such as `0.6.0-dev (b11434)`.
 pub const LLAMA_CPP_VERSION: &str = env!("ADED_LLAMA_CPP_VERSION");

@@ -224,10 +224,12 @@ fn refuse_by_metadata(path: &Path, header: &Header) -> Result<(), Error> {
             path.display()
         )));
     }
-    // llama.cpp aborts on numbers beyond its tables instead of refusing them.
+    // llama.cpp aborts on numbers beyond its tables instead of refusing them. Recurrent models have no heads, and say so.
+    let is_recurrent = ["ssm.conv_kernel", "wkv.head_size"].iter().any(|key| header.architecture_number(key).is_some());
     for (key, limit) in [("block_count", 512), ("expert_count", 1024), ("attention.head_count", 1 << 16)] {
+        let may_be_none = key == "expert_count" || is_recurrent && key == "attention.head_count";
         if let Some(value) =
-            header.architecture_number(key).filter(|&value| value > limit || value == 0 && key != "expert_count")
+            header.architecture_number(key).filter(|&value| value > limit || value == 0 && !may_be_none)
         {
             let name = path.display();
             return Err(Error::format(format!("the model file {name} is damaged: a {key} of {value}; fetch it again")));

@@ -4,6 +4,7 @@ use std::ffi::CString;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
+use super::grammar;
 use super::model::Model;
 use super::sys::{Candidates, ChainOptions, Sampler};
 use super::top::{TopK, has_nan};
@@ -267,7 +268,10 @@ impl SamplerChain {
         };
         let chain = if params.is_plain_greedy() { None } else { Some(Sampler::chain(&model.handle, &options)?) };
         let grammar = match params.grammar.as_deref().filter(|grammar| !grammar.trim().is_empty()) {
-            Some(grammar) => Some(Sampler::grammar(&model.handle, &text(grammar)?)?),
+            Some(grammar) => {
+                grammar::check_gbnf(grammar)?;
+                Some(Sampler::grammar(&model.handle, &text(grammar)?)?)
+            }
             None => None,
         };
         Ok(Self {
@@ -368,7 +372,8 @@ impl RowSampler for SamplerChain {
     }
 
     fn is_greedy(&self) -> bool {
-        self.params.temperature <= 0.0 && self.params.mirostat == 0
+        // Penalties, biases and grammars change the largest logit: a row then needs the chain, whatever the temperature.
+        self.chain.is_none()
     }
 }
 

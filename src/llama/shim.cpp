@@ -1,8 +1,15 @@
 #include "shim.h"
 
+#include "json-schema-to-grammar.h"
+#include "json.h"
+
 #include <cstdio>
+#include <cstdlib>
+#include <cstring>
 #include <exception>
 #include <memory>
+#include <new>
+#include <string>
 
 namespace {
 
@@ -63,6 +70,55 @@ int32_t aded_sequence_copy(
         llama_memory_seq_cp(llama_get_memory(context), from, to, begin, end);
         return 0;
     });
+}
+
+size_t aded_state_size(llama_context * context, llama_seq_id sequence, aded_failure * failure) {
+    return guarded<size_t>(failure, 0, [&] {
+        return llama_state_seq_get_size_ext(context, sequence, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY);
+    });
+}
+
+size_t aded_state_save(
+    llama_context * context, llama_seq_id sequence, uint8_t * bytes, size_t n_bytes, aded_failure * failure) {
+    return guarded<size_t>(failure, 0, [&] {
+        return llama_state_seq_get_data_ext(context, bytes, n_bytes, sequence, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY);
+    });
+}
+
+size_t aded_state_load(
+    llama_context * context, llama_seq_id sequence, const uint8_t * bytes, size_t n_bytes, aded_failure * failure) {
+    return guarded<size_t>(failure, 0, [&] {
+        return llama_state_seq_set_data_ext(context, bytes, n_bytes, sequence, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY);
+    });
+}
+
+int32_t aded_sequence_shift(
+    llama_context * context, llama_seq_id sequence, llama_pos begin, llama_pos end, aded_failure * failure) {
+    return guarded<int32_t>(failure, ADED_EXCEPTION, [&]() -> int32_t {
+        llama_memory_t memory = llama_get_memory(context);
+        if (!llama_memory_seq_rm(memory, sequence, begin, end)) {
+            return 0;
+        }
+        llama_memory_seq_add(memory, sequence, end, -1, begin - end);
+        return 1;
+    });
+}
+
+char * aded_json_schema_to_grammar(const char * schema, aded_failure * failure) {
+    return guarded<char *>(failure, nullptr, [&]() -> char * {
+        const std::string grammar = json_schema_to_grammar(common_json::parse(schema));
+        // Not `new`: the other side frees it through us, and knows no C++ type.
+        char * text = static_cast<char *>(std::malloc(grammar.size() + 1));
+        if (!text) {
+            throw std::bad_alloc();
+        }
+        std::memcpy(text, grammar.c_str(), grammar.size() + 1);
+        return text;
+    });
+}
+
+void aded_text_free(char * text) {
+    std::free(text);
 }
 
 int32_t aded_tokenize(

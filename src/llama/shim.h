@@ -34,6 +34,22 @@ int32_t aded_sequence_copy(
     struct llama_context * context, llama_seq_id from, llama_seq_id to, llama_pos begin, llama_pos end,
     aded_failure * failure);
 
+// The state of a sequence that cannot be told from its cells: all of a recurrent memory, the recurrent part of a hybrid one. 0 where an
+// exception ended the call, or where the bytes do not fit.
+size_t aded_state_size(struct llama_context * context, llama_seq_id sequence, aded_failure * failure);
+size_t aded_state_save(
+    struct llama_context * context, llama_seq_id sequence, uint8_t * bytes, size_t n_bytes, aded_failure * failure);
+size_t aded_state_load(
+    struct llama_context * context, llama_seq_id sequence, const uint8_t * bytes, size_t n_bytes, aded_failure * failure);
+
+// Forgets the positions begin to end and moves the later ones down to begin. As aded_sequence_remove.
+int32_t aded_sequence_shift(
+    struct llama_context * context, llama_seq_id sequence, llama_pos begin, llama_pos end, aded_failure * failure);
+
+// The grammar in GBNF of a JSON schema, by llama.cpp's converter: a terminated text for aded_text_free, or null.
+char * aded_json_schema_to_grammar(const char * schema, aded_failure * failure);
+void aded_text_free(char * text);
+
 // llama_tokenize; INT32_MIN also where an exception ended the call.
 int32_t aded_tokenize(
     const struct llama_vocab * vocab, const char * text, int32_t n_bytes, llama_token * tokens, int32_t n_tokens_max,

@@ -1,194 +1,20 @@
 //! [`TargetModel`] for llama.cpp: batches go in with one sequence id for each leaf, logits rows come out in place.
 
-use std::str::FromStr;
 use std::sync::Arc;
 
-use llama_cpp_sys_2 as ffi;
 use tracing::{debug, warn};
 
-use super::host::{self, default_threads};
+use super::context_params::{ContextParams, FlashAttention};
+use super::host;
+use super::memory::{Memory, MemoryKind};
 use super::model::Model;
-use super::sys::{self, BatchRows, Context, ContextOptions, DecodeFailure, MAX_SEQUENCES};
+use super::sys::{self, BatchRows, Context, ContextOptions, DecodeFailure};
 use crate::batch::DraftBatch;
 use crate::cancel::CancelFlag;
-use crate::draft::DraftTree;
 use crate::error::Error;
 use crate::leaf_ids::{LeafIds, SeqOp};
 use crate::model::{DraftShape, Limits, TargetModel};
-use crate::token::{Pos, RowId, Slot, Token};
-
-/// When llama.cpp computes attention in one fused step.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum FlashAttention {
-    /// Where the backend supports it.
-    #[default]
-    Auto,
-    /// Always.
-    On,
-    /// Never.
-    Off,
-}
-
-impl FromStr for FlashAttention {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self, Error> {
-        match text {
-            "auto" | "-1" => Ok(Self::Auto),
-            "on" | "1" | "true" | "enabled" => Ok(Self::On),
-            "off" | "0" | "false" | "disabled" => Ok(Self::Off),
-            _ => Err(Error::usage(format!("flash attention is {text:?}, but auto, on and off are known"))),
-        }
-    }
-}
-
-/// The number type of the memory's keys or values.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct KvType(ffi::ggml_type);
-
-impl KvType {
-    /// 16 bits: llama.cpp's default.
-    pub const F16: Self = Self(ffi::GGML_TYPE_F16);
-
-    /// The names that [`from_str`](FromStr::from_str) knows, and their types. Those that llama.cpp's own programs take.
-    const NAMES: [(&str, ffi::ggml_type); 9] = [
-        ("f32", ffi::GGML_TYPE_F32),
-        ("f16", ffi::GGML_TYPE_F16),
-        ("bf16", ffi::GGML_TYPE_BF16),
-        ("q8_0", ffi::GGML_TYPE_Q8_0),
-        ("q4_0", ffi::GGML_TYPE_Q4_0),
-        ("q4_1", ffi::GGML_TYPE_Q4_1),
-        ("iq4_nl", ffi::GGML_TYPE_IQ4_NL),
-        ("q5_0", ffi::GGML_TYPE_Q5_0),
-        ("q5_1", ffi::GGML_TYPE_Q5_1),
-    ];
-
-    /// The name, such as `q8_0`.
-    pub fn name(self) -> &'static str {
-        Self::NAMES.iter().find(|(_, kind)| *kind == self.0).map_or("unknown", |(name, _)| name)
-    }
-
-    /// Values and bytes of a block.
-    fn layout(self) -> (u64, u64) {
-        sys::type_layout(self.0).unwrap_or((1, 4))
-    }
-}
-
-impl FromStr for KvType {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self, Error> {
-        Self::NAMES.iter().find(|(name, _)| *name == text).map(|(_, kind)| Self(*kind)).ok_or_else(|| {
-            let known = Self::NAMES.map(|(name, _)| name).join(", ");
-            Error::usage(format!("the KV cache type {text:?} is not known; known are {known}"))
-        })
-    }
-}
-
-/// What a context is created with.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ContextParams {
-    /// Tokens that each slot can hold; 0 = as many as the model was trained with. Default 0.
-    pub n_ctx: u32,
-    /// Rows that one decode call can take. Default 2048.
-    pub n_batch: u32,
-    /// Rows that are computed at once; a tree must fit. Default 512.
-    pub n_ubatch: u32,
-    /// Threads for calls with one row. Default [`default_threads`].
-    pub n_threads: u32,
-    /// Threads for calls with several rows. Default [`default_threads`].
-    pub n_threads_batch: u32,
-    /// Default auto.
-    pub flash_attention: FlashAttention,
-    /// Type of the keys. Default f16.
-    pub type_k: KvType,
-    /// Type of the values; a quantised one needs flash attention. Default f16.
-    pub type_v: KvType,
-    /// Keep all tokens for layers with a sliding window, not the window alone: trees need it. Default true.
-    pub swa_full: bool,
-    /// Keep the memory on the GPU where layers are. Default true.
-    pub offload_kqv: bool,
-    /// LeafIds that can be decoded side by side. Default 1.
-    pub n_slots: u32,
-    /// Rows with logits that one call can take, over all slots: roots and draft nodes. Each costs `8 * n_vocab` bytes. Default 64.
-    pub max_logits_rows: u32,
-    /// Leaves that a slot's tree can have. Default 16, beyond which the attention mask costs more than a leaf is worth.
-    pub max_leaves: u16,
-    /// Nodes that a chain can have in memory that rolls back by saved states (hybrid models that support it). Default 8.
-    pub n_state_snapshots: u32,
-}
-
-impl Default for ContextParams {
-    fn default() -> Self {
-        let n_threads = default_threads();
-        Self {
-            n_ctx: 0,
-            n_batch: 2048,
-            n_ubatch: 512,
-            n_threads,
-            n_threads_batch: n_threads,
-            flash_attention: FlashAttention::Auto,
-            type_k: KvType::F16,
-            type_v: KvType::F16,
-            swa_full: true,
-            offload_kqv: true,
-            n_slots: 1,
-            max_logits_rows: 64,
-            max_leaves: 16,
-            n_state_snapshots: 8,
-        }
-    }
-}
-
-impl ContextParams {
-    /// Checks the values against each other.
-    ///
-    /// # Errors
-    /// [`Error::is_usage`], saying which value is wrong and what would be right.
-    pub fn validate(&self) -> Result<(), Error> {
-        let positive = [
-            ("threads", self.n_threads),
-            ("threads for batches", self.n_threads_batch),
-            ("batch size", self.n_batch),
-            ("physical batch size", self.n_ubatch),
-            ("number of slots", self.n_slots),
-            ("number of rows with logits", self.max_logits_rows),
-            ("number of leaves", self.max_leaves.into()),
-        ];
-        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
-            return Err(Error::usage(format!("the {name} is 0, but must be at least 1")));
-        }
-        if let Some(threads) = [self.n_threads, self.n_threads_batch].into_iter().find(|&n_threads| n_threads > 512) {
-            return Err(Error::usage(format!("{threads} threads are asked for, but at most 512 can be used")));
-        }
-        let ids = u64::from(self.n_slots) * u64::from(self.max_leaves);
-        if ids > u64::from(MAX_SEQUENCES) {
-            let (slots, leaves) = (self.n_slots, self.max_leaves);
-            return Err(Error::usage(format!(
-                "{slots} slots with {leaves} leaves each need {ids} sequences, but llama.cpp has {MAX_SEQUENCES}: lower one of them"
-            )));
-        }
-        if self.max_logits_rows < self.n_slots {
-            let (rows, slots) = (self.max_logits_rows, self.n_slots);
-            return Err(Error::usage(format!("{rows} rows with logits are too few for {slots} slots: each needs one")));
-        }
-        let rows = self.max_logits_rows;
-        let limit = self.n_batch.min(self.n_ubatch);
-        if limit < rows {
-            let name = if self.n_batch < rows { "batch size" } else { "physical batch size" };
-            return Err(Error::usage(format!(
-                "a {name} of {limit} is smaller than the largest draft of {rows} rows: raise it, or lower the draft"
-            )));
-        }
-        if sys::type_layout(self.type_v.0).is_some_and(|(values, _)| values > 1)
-            && self.flash_attention == FlashAttention::Off
-        {
-            let name = self.type_v.name();
-            return Err(Error::usage(format!("a V cache of type {name} needs flash attention, which is switched off")));
-        }
-        Ok(())
-    }
-}
+use crate::token::{RowId, Slot, Token};
 
 /// Bytes that llama.cpp keeps for a cell besides keys and values: position, shift, extension, a set of 256 sequence ids.
 const CELL_BYTES: u64 = 56;
@@ -197,12 +23,12 @@ const CELL_BYTES: u64 = 56;
 pub struct Target {
     context: Context,
     model: Arc<Model>,
-    limits: Limits,
+    pub(super) limits: Limits,
     ids: LeafIds,
+    pub(super) memory: Memory,
     rows: BatchRows,
     ops: Vec<SeqOp>,
-    /// Memory that keeps only the window of its sliding-window layers: what a truncation must leave for them.
-    window: Option<u32>,
+    path: Vec<Token>,
 }
 
 impl std::fmt::Debug for Target {
@@ -244,13 +70,18 @@ impl Target {
         let window = (model.n_sliding_window() > 0 && !params.swa_full).then(|| model.n_sliding_window());
         let has_state = model.handle.has_state();
         let max_leaves = if has_state || window.is_some() { 1 } else { params.max_leaves };
+        // A chain of any slot may take all rows that the other slots leave; each of its nodes may have to be rolled back.
+        let n_snapshots = match params.n_state_snapshots {
+            n if has_state && n > 0 && params.max_logits_rows > 1 => n.max(params.n_slots),
+            _ => 0,
+        };
         let n_sequences = params.n_slots * u32::from(max_leaves);
         let options = ContextOptions {
             n_ctx: n_cells,
             n_batch: params.n_batch,
             n_ubatch: params.n_ubatch,
             n_sequences,
-            n_state_snapshots: if has_state { params.n_state_snapshots } else { 0 },
+            n_state_snapshots: n_snapshots,
             // llama.cpp sizes its compute buffer by this, and aborts where a call has more outputs or the context more sequences.
             n_outputs_max: params.max_logits_rows.max(n_sequences),
             n_threads: params.n_threads,
@@ -275,14 +106,21 @@ impl Target {
             n_slots: params.n_slots,
             shape: if max_leaves > 1 { DraftShape::Tree } else { DraftShape::Chain },
         };
+        let kind = match (has_state, context.n_state_snapshots(), window) {
+            (true, 0, _) => MemoryKind::Replay,
+            (true, n, _) => MemoryKind::Snapshots(n),
+            (false, _, Some(window)) => MemoryKind::Window(window),
+            (false, _, None) => MemoryKind::Cells,
+        };
         let mut target = Self {
             context,
             model,
             limits,
             ids: LeafIds::new(params.n_slots, max_leaves),
+            memory: Memory::new(kind, params.n_slots),
             rows: BatchRows::default(),
             ops: Vec::new(),
-            window,
+            path: Vec::new(),
         };
         target.try_shapes()?;
         Ok(target)
@@ -291,6 +129,11 @@ impl Target {
     /// The model.
     pub fn model(&self) -> &Arc<Model> {
         &self.model
+    }
+
+    /// How the memory gives up rows that were not accepted.
+    pub fn memory_kind(&self) -> MemoryKind {
+        self.memory.kind
     }
 
     /// The flag that ends a decode call under way. The call then gives [`Error::is_cancelled`], and so does every later call until the
@@ -328,54 +171,7 @@ impl Target {
     pub fn clear(&mut self) {
         self.context.clear();
         self.ids = LeafIds::new(self.limits.n_slots, self.limits.max_leaves);
-    }
-
-    /// Lowers [`Limits::shape`] to what the memory really does: a chain whose tail is dropped, and a small tree.
-    fn try_shapes(&mut self) -> Result<(), Error> {
-        let mut batch = DraftBatch::new();
-        let mut tree = DraftTree::new();
-        let first = tree.add(None, Token(0), 0.5);
-        if self.limits.shape == DraftShape::Tree {
-            tree.add(None, Token(1.min(self.limits.n_vocab - 1)), 0.5);
-            tree.add(Some(first), Token(0), 0.5);
-            batch.push_prompt(Slot(0), Pos(0), &[Token(0)], false);
-            self.decode(&batch).and_then(|()| self.keep(Slot(0), RowId(0)))?;
-            batch.clear();
-            let root = batch.push_draft(Slot(0), Pos(1), Token(0), &tree);
-            // The last row is the second leaf: keeping it takes a removal and a copy.
-            if self.limits.max_logits_rows >= 4 && self.limits.n_vocab > 1 {
-                let branch = RowId(root.0 + 3);
-                match self.decode(&batch).and_then(|()| self.keep(Slot(0), branch)) {
-                    Ok(()) => {
-                        self.clear();
-                        return Ok(());
-                    }
-                    Err(error) => debug!("the memory takes no trees: {error}"),
-                }
-            }
-            self.limits.shape = DraftShape::Chain;
-            self.limits.max_leaves = 1;
-            self.ids = LeafIds::new(self.limits.n_slots, 1);
-        }
-        self.context.clear();
-        let rollback = self.context.n_state_snapshots();
-        if rollback > 0 {
-            self.limits.max_logits_rows = self.limits.max_logits_rows.min(self.limits.n_slots.max(rollback + 1));
-        }
-        let mut chain = DraftTree::new();
-        chain.add(None, Token(0), 0.5);
-        batch.clear();
-        let root = batch.push_draft(Slot(0), Pos(0), Token(0), &chain);
-        let kept = match self.limits.max_logits_rows {
-            1 => Err(Error::usage("one row leaves no room for a draft")),
-            _ => self.decode(&batch).and_then(|()| self.keep(Slot(0), root)),
-        };
-        if let Err(error) = kept {
-            debug!("the memory takes no drafts: {error}");
-            self.limits.shape = DraftShape::Nothing;
-        }
-        self.clear();
-        Ok(())
+        self.memory.clear();
     }
 
     /// Carries out the orders in `self.ops`.
@@ -390,16 +186,33 @@ impl Target {
         Ok(())
     }
 
-    /// Brings the slots of the batch under way back to what they held before it.
+    fn main_id(&self, slot: Slot) -> u32 {
+        slot.0 * u32::from(self.limits.max_leaves)
+    }
+
+    /// Brings the slots of the batch under way back to what they held before it: at once where each token has cells of its own, else
+    /// before their next call.
     fn restore(&mut self) {
-        for slot in 0..self.limits.n_slots {
-            let slot = Slot(slot);
+        for slot in (0..self.limits.n_slots).map(Slot) {
+            if self.ids.segment_under_way(slot).is_none() {
+                continue;
+            }
+            if self.memory.kind.has_state() {
+                // How far a failed call got, nobody knows: its state may be that of any row.
+                self.memory.lose(slot);
+                self.ids.set_truncated(slot, self.ids.n_committed(slot));
+                continue;
+            }
             self.ops.clear();
             self.ids.plan_forget(slot, &mut self.ops);
             if let Err(error) = self.carry_out() {
                 // Memory without a way back: the slot is emptied rather than left in a state that nobody knows.
                 warn!("slot {} is emptied after a failed call: {error}", slot.0);
                 self.empty(slot);
+            }
+            // The rows of the call may have taken cells that had left the window, but not the one that opens up again.
+            if self.window_lacks(slot, self.ids.n_committed(slot)).is_some() {
+                self.memory.lose(slot);
             }
         }
     }
@@ -408,10 +221,111 @@ impl Target {
         self.ops.clear();
         self.ids.plan_truncate(slot, 0, &mut self.ops);
         if self.carry_out().is_err() {
-            self.context.clear();
-            self.ids = LeafIds::new(self.limits.n_slots, self.limits.max_leaves);
+            self.clear();
         }
         self.ids.set_truncated(slot, 0);
+        self.memory.truncate(slot, 0);
+    }
+
+    /// The first position that a sliding window holds, if a sequence of `n_tokens` would look at one before it.
+    fn window_lacks(&self, slot: Slot, n_tokens: u32) -> Option<u32> {
+        let MemoryKind::Window(window) = self.memory.kind else { return None };
+        let first = self.context.positions(self.main_id(slot)).map_or(0, |(first, _)| first);
+        (first > n_tokens.saturating_sub(window)).then_some(first)
+    }
+
+    /// Makes anew what failed calls have destroyed in the slots of a batch.
+    fn recover(&mut self, batch: &DraftBatch) -> Result<(), Error> {
+        if self.memory.kind.has_state() {
+            // Rows that nobody kept are in the state.
+            for slot in (0..self.limits.n_slots).map(Slot) {
+                if self.ids.segment_under_way(slot).is_some() {
+                    self.forget_draft(slot);
+                    self.ids.set_truncated(slot, self.ids.n_committed(slot));
+                }
+            }
+        }
+        for segment in batch.segments() {
+            if self.memory.is_lost(segment.slot) {
+                let slot = segment.slot;
+                debug!("slot {} is decoded anew after a failed call", slot.0);
+                self.remove(slot, 0)?;
+                let text = self.memory.take_text(slot);
+                let result = self.decode_alone(slot, 0, &text);
+                self.memory.put_text(slot, text);
+                result?;
+                self.memory.recovered(slot);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes rows that nobody kept out of a slot's state: by the one that was saved before a draft, or else all is decoded anew.
+    fn forget_draft(&mut self, slot: Slot) {
+        let is_saved = self.memory.kind == MemoryKind::Replay && self.ids.has_draft_under_way(slot);
+        self.path.clear();
+        if !is_saved || self.replay(slot, self.ids.n_committed(slot)).is_err() {
+            self.memory.lose(slot);
+        }
+    }
+
+    /// Removes the cells of a slot's main id from `begin` on.
+    fn remove(&mut self, slot: Slot, begin: u32) -> Result<(), Error> {
+        self.ops.clear();
+        self.ops.push(SeqOp::Remove { id: self.main_id(slot), begin });
+        self.carry_out()
+    }
+
+    /// Decodes tokens of one slot without reading their logits. The logits of the batch before are gone.
+    fn decode_alone(&mut self, slot: Slot, begin: u32, tokens: &[Token]) -> Result<(), Error> {
+        let id = self.main_id(slot);
+        let mut pos = begin;
+        for piece in tokens.chunks(self.limits.max_rows as usize) {
+            self.rows.clear();
+            for &token in piece {
+                self.rows.push(token, pos, id..id + 1, false);
+                pos += 1;
+            }
+            self.context.decode(&mut self.rows).map_err(|failure| failed(failure, piece.len()))?;
+        }
+        Ok(())
+    }
+
+    /// Saves the states that the drafts of a batch will run over, where the memory keeps no snapshots of them.
+    fn save_states(&mut self, batch: &DraftBatch) -> Result<(), Error> {
+        if self.memory.kind != MemoryKind::Replay {
+            return Ok(());
+        }
+        for segment in batch.segments() {
+            let is_draft = segment.rows.len() > 1 && batch.row(RowId(segment.rows.start)).wants_logits;
+            if !is_draft || self.ids.n_committed(segment.slot) == 0 {
+                continue;
+            }
+            let mut saved = self.memory.take_saved(segment.slot);
+            let result = self.context.save_state(self.main_id(segment.slot), &mut saved);
+            self.memory.put_saved(segment.slot, saved);
+            result.map_err(|reason| {
+                Error::target(format!("cannot save the state of slot {}: {reason}", segment.slot.0))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Puts the state before the draft back, which held `n_before` tokens, and runs it over the accepted path.
+    fn replay(&mut self, slot: Slot, n_before: u32) -> Result<(), Error> {
+        if n_before > 0 {
+            let saved = self.memory.take_saved(slot);
+            let result = self.context.load_state(self.main_id(slot), &saved);
+            self.memory.put_saved(slot, saved);
+            result
+                .map_err(|reason| Error::target(format!("cannot put back the state of slot {}: {reason}", slot.0)))?;
+        }
+        // The attention layers of a hybrid model have cells, which the saved state leaves alone.
+        self.remove(slot, n_before)?;
+        let path = std::mem::take(&mut self.path);
+        let result = self.decode_alone(slot, n_before, &path);
+        self.path = path;
+        result
     }
 
     /// What llama.cpp takes without a word and computes wrong: a leaf whose id does not hold the committed tokens.
@@ -489,6 +403,14 @@ fn create(model: &Model, options: &ContextOptions, params: &ContextParams) -> Re
     Context::new(model.handle.clone(), options).or_else(|reason| fail(&reason))
 }
 
+fn failed(failure: DecodeFailure, n_rows: usize) -> Error {
+    match failure {
+        DecodeFailure::Full => Error::full(format!("llama.cpp finds no room for {n_rows} rows in its KV cache")),
+        DecodeFailure::Cancelled => Error::cancelled(),
+        DecodeFailure::Other(reason) => Error::target(format!("llama.cpp cannot decode {n_rows} rows: {reason}")),
+    }
+}
+
 impl TargetModel for Target {
     fn limits(&self) -> Limits {
         self.limits
@@ -499,9 +421,10 @@ impl TargetModel for Target {
         if self.context.cancel_flag().is_cancelled() {
             return Err(Error::cancelled());
         }
+        self.recover(batch)?;
         self.ops.clear();
         self.ids.plan_decode(batch, &mut self.ops)?;
-        if let Err(error) = self.carry_out().and_then(|()| self.check_memory()) {
+        if let Err(error) = self.carry_out().and_then(|()| self.check_memory()).and_then(|()| self.save_states(batch)) {
             self.restore();
             return Err(error);
         }
@@ -511,15 +434,7 @@ impl TargetModel for Target {
         }
         self.context.decode(&mut self.rows).map_err(|failure| {
             self.restore();
-            match failure {
-                DecodeFailure::Full => {
-                    Error::full(format!("llama.cpp finds no room for {} rows in its KV cache", batch.len()))
-                }
-                DecodeFailure::Cancelled => Error::cancelled(),
-                DecodeFailure::Other(reason) => {
-                    Error::target(format!("llama.cpp cannot decode {} rows: {reason}", batch.len()))
-                }
-            }
+            failed(failure, batch.len())
         })
     }
 
@@ -528,10 +443,28 @@ impl TargetModel for Target {
     }
 
     fn keep(&mut self, slot: Slot, last: RowId) -> Result<(), Error> {
+        let n_before = self.ids.n_committed(slot);
+        let main = self.main_id(slot);
+        self.path.clear();
+        self.ids.path(slot, last, &mut self.path);
         self.ops.clear();
         self.ids.plan_keep(slot, last, &mut self.ops)?;
-        self.carry_out()?;
-        let main = slot.0 * u32::from(self.limits.max_leaves);
+        let rejects = self.ops.iter().any(|op| matches!(op, SeqOp::Remove { id, .. } if *id == main));
+        let kept = match self.memory.kind {
+            MemoryKind::Replay if rejects => self.replay(slot, n_before),
+            _ => self.carry_out(),
+        };
+        self.memory.commit(slot, &self.path);
+        match kept {
+            Ok(()) => {}
+            // The text is known, and what does not hold it any more is made anew from it.
+            Err(error) if self.memory.kind.has_state() => {
+                debug!("slot {} will be decoded anew: {error}", slot.0);
+                self.memory.lose(slot);
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        }
         let end = self.context.positions(main).map(|(_, last)| last + 1);
         let committed = self.ids.n_committed(slot);
         if end != Some(committed) {
@@ -547,21 +480,65 @@ impl TargetModel for Target {
         if slot.0 >= self.limits.n_slots {
             return Err(Error::target(format!("slot {} does not exist: there are {}", slot.0, self.limits.n_slots)));
         }
-        if let Some(window) = self.window.filter(|_| n_tokens > 0 && n_tokens < self.ids.n_committed(slot)) {
+        let held = self.ids.n_committed(slot);
+        if self.memory.kind.has_state() && self.ids.segment_under_way(slot).is_some() {
+            self.memory.lose(slot);
+        }
+        if n_tokens > 0 && n_tokens < held && !self.memory.is_lost(slot) {
+            if self.memory.kind.has_state() {
+                // Snapshots reach back into the last call alone, and nobody would notice an older one.
+                return Err(Error::target(format!(
+                    "slot {} cannot go back to {n_tokens} of its {held} tokens: the model keeps a state for all of them together",
+                    slot.0
+                )));
+            }
             // What left the window is gone; the token after the cut would look at a hole.
-            let first =
-                self.context.positions(slot.0 * u32::from(self.limits.max_leaves)).map_or(0, |(first, _)| first);
-            if first > n_tokens.saturating_sub(window) {
+            if let Some(first) = self.window_lacks(slot, n_tokens) {
                 return Err(Error::target(format!(
                     "slot {} cannot go back to {n_tokens} tokens: the sliding window holds nothing before position {first}",
                     slot.0
                 )));
             }
         }
-        self.ops.clear();
-        self.ids.plan_truncate(slot, n_tokens, &mut self.ops);
-        self.carry_out()?;
+        if n_tokens == 0 || !self.memory.is_lost(slot) {
+            self.ops.clear();
+            self.ids.plan_truncate(slot, n_tokens, &mut self.ops);
+            self.carry_out()?;
+        }
         self.ids.set_truncated(slot, n_tokens);
+        self.memory.truncate(slot, n_tokens);
+        Ok(())
+    }
+
+    fn can_shift(&self) -> bool {
+        self.context.can_shift()
+    }
+
+    fn shift(&mut self, slot: Slot, n_keep: u32, n_discard: u32) -> Result<(), Error> {
+        let n_held = self.ids.n_committed(slot);
+        if !self.can_shift() {
+            return Err(Error::target(format!("the memory of slot {} cannot be shifted", slot.0)));
+        }
+        if n_keep.checked_add(n_discard).is_none_or(|end| end > n_held) {
+            return Err(Error::target(format!(
+                "slot {} holds {n_held} tokens, and cannot discard {n_discard} after {n_keep}",
+                slot.0
+            )));
+        }
+        // Rows that nobody kept go first: their positions would stay where they are.
+        self.ops.clear();
+        self.ids.plan_forget(slot, &mut self.ops);
+        self.ids.plan_shift(slot, &mut self.ops);
+        self.carry_out()?;
+        if !self.memory.is_lost(slot) {
+            match self.context.shift(self.main_id(slot), n_keep, n_keep + n_discard) {
+                Ok(true) => {}
+                Ok(false) => return Err(Error::target(format!("the memory of slot {} refuses to shift", slot.0))),
+                Err(reason) => return Err(Error::target(format!("cannot shift slot {}: {reason}", slot.0))),
+            }
+        }
+        self.ids.set_shifted(slot, n_discard);
+        self.memory.shift(slot, n_keep, n_discard);
         Ok(())
     }
 }

@@ -43,7 +43,8 @@ pub struct Limits {
 /// A model that decodes batches of rows and keeps the sequences they belong to.
 ///
 /// Calls come in rounds: [`decode`](TargetModel::decode), then [`logits`](TargetModel::logits) of some rows, then
-/// [`keep`](TargetModel::keep) once for every segment of the batch.
+/// [`keep`](TargetModel::keep) once for every segment of the batch. Rows that were not kept when the next call comes are forgotten by it:
+/// so it is after a sampler's error, and where a row is to be computed again in another batch.
 pub trait TargetModel {
     /// What the target can take.
     fn limits(&self) -> Limits;
@@ -55,7 +56,7 @@ pub trait TargetModel {
     /// [`Error::is_target`]. After an error the slots of the batch hold what they held before the call.
     fn decode(&mut self, batch: &DraftBatch) -> Result<(), Error>;
 
-    /// The logits of a row of the last batch that wanted them: `n_vocab` numbers.
+    /// The logits of a row of the last batch that wanted them: `n_vocab` numbers. They are read before [`keep`](TargetModel::keep).
     fn logits(&self, row: RowId) -> &[f32];
 
     /// The best tokens of a row of the last batch, for targets that know them without the whole row: a device that selects them itself,
@@ -71,7 +72,8 @@ pub trait TargetModel {
         None
     }
 
-    /// Commits the path of the last batch that ends at `last`, and forgets the slot's other rows of that batch.
+    /// Commits the path of the last batch that ends at `last`, and forgets the slot's other rows of that batch. Memory that cannot forget
+    /// may have to compute: the batch's logits are gone afterwards.
     ///
     /// # Errors
     /// [`Error::is_target`] if the memory does not follow; the slot must then be truncated to 0 before its next use.
@@ -82,4 +84,18 @@ pub trait TargetModel {
     /// # Errors
     /// [`Error::is_target`] if the memory cannot roll back that far; the slot is then as it was.
     fn truncate(&mut self, slot: Slot, n_tokens: u32) -> Result<(), Error>;
+
+    /// True if [`shift`](TargetModel::shift) works. False by default.
+    fn can_shift(&self) -> bool {
+        false
+    }
+
+    /// Forgets the tokens `n_keep..n_keep + n_discard` of a slot and moves the later ones down to their place, so that a full context can
+    /// go on. What the later ones took from those before them stays in them.
+    ///
+    /// # Errors
+    /// [`Error::is_target`] if the memory cannot; the slot must then be truncated to 0 before its next use. Always by default.
+    fn shift(&mut self, slot: Slot, _n_keep: u32, _n_discard: u32) -> Result<(), Error> {
+        Err(Error::target(format!("the memory of slot {} cannot be shifted", slot.0)))
+    }
 }

@@ -161,6 +161,15 @@ impl TargetModel for ScriptedModel {
         self.slots[slot.0 as usize].truncate(n_tokens as usize);
         Ok(())
     }
+
+    fn can_shift(&self) -> bool {
+        true
+    }
+
+    fn shift(&mut self, slot: Slot, n_keep: u32, n_discard: u32) -> Result<(), Error> {
+        self.slots[slot.0 as usize].drain(n_keep as usize..(n_keep + n_discard) as usize);
+        Ok(())
+    }
 }
 
 /// The finaliser of splitmix64.

@@ -27,6 +27,15 @@ impl TopRow {
         (self.tokens[0] != NO_TOKEN).then_some(self.tokens[0])
     }
 
+    /// How far the two largest logits lie apart; infinity if there is only one. Within 1e-3 of the truth, never above it: the exponential
+    /// function behind the probabilities is approximate.
+    pub fn gap(&self) -> f32 {
+        if self.tokens[1] == NO_TOKEN {
+            return f32::INFINITY;
+        }
+        ((self.probabilities[0] / self.probabilities[1]).ln() - 1e-3).max(0.0)
+    }
+
     /// The probability of a token, 0 if it is not among the best.
     pub fn probability(&self, token: Token) -> f32 {
         self.tokens.iter().position(|&other| other == token).map_or(0.0, |place| self.probabilities[place])

@@ -11,6 +11,7 @@ const LAYERS: &[(&[&str], bool)] = &[
     (&["batch"], false),
     (&["verify", "leaf_ids"], false),
     (&["model"], false),
+    (&["noise"], false),
     (&["sequence"], false),
     (&["round"], false),
     (&["generation"], false),

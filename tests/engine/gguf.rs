@@ -157,6 +157,11 @@ pub fn tokenizer(file: &mut Gguf) {
 
 /// A model of the llama architecture with random weights, so large that attention decides and that the best two logits lie apart.
 pub fn tiny_llama(seed: u64) -> Gguf {
+    tiny_llama_with(seed, 1.5)
+}
+
+/// As [`tiny_llama`], with output weights of this spread.
+pub fn tiny_llama_with(seed: u64, output: f32) -> Gguf {
     let mut file = Gguf::default();
     let mut weights = Weights::new(seed);
     file.text("general.architecture", "llama")
@@ -195,7 +200,7 @@ pub fn tiny_llama(seed: u64) -> Gguf {
         matrix(&mut file, &name("ffn_down"), N_FF, N_EMBD, 0.2);
     }
     file.tensor("output_norm.weight", &[N_EMBD], vec![1.0; N_EMBD as usize]);
-    matrix(&mut file, "output.weight", N_EMBD, vocab, 1.5);
+    matrix(&mut file, "output.weight", N_EMBD, vocab, output);
     file
 }
 

@@ -4,6 +4,8 @@
 
 mod errors;
 mod gguf;
+mod memory;
+mod models;
 mod quantize;
 mod real;
 mod rounds;
@@ -69,16 +71,20 @@ fn prompt_with_gap(target: &mut Target, slot: Slot, tokens: &[Token]) -> (Token,
 }
 
 /// Greedy decoding without drafts: `n` tokens after the prompt, and the smallest distance between the two largest logits on the way.
-pub fn plain_with_gap(model: &Arc<Model>, tokens: &[Token], n: usize) -> (Vec<Token>, f32) {
+/// `None` as soon as that falls below `least`.
+pub fn plain_with_gap(model: &Arc<Model>, tokens: &[Token], n: usize, least: f32) -> Option<(Vec<Token>, f32)> {
     let mut target = Target::new(model.clone(), &small()).unwrap();
     let (first, mut smallest) = prompt_with_gap(&mut target, Slot(0), tokens);
     let mut output = vec![first];
     while output.len() < n {
+        if smallest < least {
+            return None;
+        }
         let (token, gap) = prompt_with_gap(&mut target, Slot(0), &[output[output.len() - 1]]);
         output.push(token);
         smallest = smallest.min(gap);
     }
-    (output, smallest)
+    Some((output, smallest))
 }
 
 /// Prompts of the tiny model on whose greedy continuations the two largest logits stay clear of each other, so that no noise between
@@ -88,7 +94,7 @@ pub fn clear_prompts(n_prompts: usize, n: usize) -> Vec<(Vec<Token>, Vec<Token>)
         (0u32..).map(|seed| (0..30).map(|index| Token(4 + (seed * 77 + index * index * 31 + index) % 256)).collect());
     candidates
         .filter_map(|start: Vec<Token>| {
-            let (output, gap) = plain_with_gap(&tiny(), &start, n);
+            let (output, gap) = plain_with_gap(&tiny(), &start, n, 0.002)?;
             (gap > 0.002).then_some((start, output))
         })
         .take(n_prompts)

@@ -14,7 +14,7 @@ use crate::gguf::{N_VOCAB, Weights};
 
 /// A tree round the true continuation: at each depth the true token (or not, which ends it), and wrong ones with branches of their own,
 /// in random order, so that the accepted path ends at any leaf and at any depth.
-fn tree(truth: &[Token], max_leaves: usize, max_nodes: usize, random: &mut Weights) -> DraftTree {
+pub fn tree(truth: &[Token], max_leaves: usize, max_nodes: usize, random: &mut Weights) -> DraftTree {
     fn add(tree: &mut DraftTree, parent: Option<NodeId>, token: Token, limits: (usize, usize)) -> Option<NodeId> {
         let fits = tree.len() < limits.1 && tree.n_leaves_with_child_of(parent) <= limits.0;
         fits.then(|| tree.add(parent, token, 0.5))
@@ -62,6 +62,28 @@ fn walk(target: &Target, batch: &DraftBatch, mut row: RowId) -> (RowId, Token) {
             Some(child) => row = child,
             None => return (row, token),
         }
+    }
+}
+
+/// One round: a draft decoded, walked along the largest logits, and kept.
+pub struct Round {
+    /// Draft tokens that were accepted.
+    pub accepted: Vec<Token>,
+    /// The token after them.
+    pub bonus: Token,
+    /// The leaf that they lead to.
+    pub leaf: u16,
+}
+
+impl Round {
+    /// Runs a round in slot 0, whose last token is not decoded yet.
+    pub fn run(target: &mut Target, last: Token, draft: &DraftTree) -> Self {
+        let mut batch = DraftBatch::new();
+        let root = batch.push_draft(Slot(0), Pos(target.n_committed(Slot(0))), last, draft);
+        target.decode(&batch).unwrap();
+        let (last, bonus) = walk(target, &batch, root);
+        target.keep(Slot(0), last).unwrap();
+        Self { accepted: path(&batch, last).split_off(1), bonus, leaf: batch.row(last).first_leaf }
     }
 }
 
@@ -113,24 +135,16 @@ fn drafted(target: &mut Target, start: &[Token], truth: &[Token], seed: u64) -> 
     let mut random = Weights::new(seed);
     let mut output = vec![prompt(target, Slot(0), start)];
     let (mut on_first, mut on_others) = (0, 0);
-    let mut batch = DraftBatch::new();
     while output.len() < truth.len() {
-        let root = output[output.len() - 1];
-        let pos = Pos((start.len() + output.len() - 1) as u32);
         let max_nodes = limits.max_logits_rows as usize - 1;
         let draft = tree(&truth[output.len()..], limits.max_leaves.into(), max_nodes, &mut random);
-        batch.clear();
-        let root = batch.push_draft(Slot(0), pos, root, &draft);
-        target.decode(&batch).unwrap();
-        let (last, bonus) = walk(target, &batch, root);
-        target.keep(Slot(0), last).unwrap();
-        let accepted = path(&batch, last);
-        match batch.row(last).first_leaf {
-            0 => on_first += accepted.len() - 1,
-            _ => on_others += accepted.len() - 1,
+        let round = Round::run(target, output[output.len() - 1], &draft);
+        match round.leaf {
+            0 => on_first += round.accepted.len(),
+            _ => on_others += round.accepted.len(),
         }
-        output.extend(&accepted[1..]);
-        output.push(bonus);
+        output.extend(&round.accepted);
+        output.push(round.bonus);
         assert_eq!(target.n_committed(Slot(0)) as usize, start.len() + output.len() - 1);
     }
     output.truncate(truth.len());

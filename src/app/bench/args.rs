@@ -125,6 +125,9 @@ impl BenchContextArgs {
             no_kv_offload: false,
             kv_offload: true,
             swa_full: true,
+            context_shift: false,
+            no_context_shift: false,
+            keep: 0,
         }
     }
 }

@@ -252,6 +252,49 @@ impl Context {
         }
     }
 
+    /// Forgets the positions `begin..end` of a sequence id and moves the later ones down to `begin`; false if the memory cannot.
+    pub(crate) fn shift(&mut self, id: u32, begin: u32, end: u32) -> Result<bool, String> {
+        assert!(id < self.n_sequences, "sequence id {id} of {}", self.n_sequences);
+        let mut failure = Failure::new();
+        // SAFETY: the context is valid and the id below n_seq_max, which llama.cpp would abort on.
+        match unsafe {
+            shim::aded_sequence_shift(self.ptr.as_ptr(), id as i32, begin as i32, end as i32, &mut failure.0)
+        } {
+            shim::ADED_EXCEPTION => Err(failure.text_or(&[])),
+            status => Ok(status == 1),
+        }
+    }
+
+    /// True if positions can be moved: llama.cpp aborts the process at the next decode call where they cannot.
+    pub(crate) fn can_shift(&self) -> bool {
+        // SAFETY: the context is valid.
+        unsafe { ffi::llama_memory_can_shift(ffi::llama_get_memory(self.ptr.as_ptr())) }
+    }
+
+    /// Copies out what of a sequence cannot be told from its cells.
+    pub(crate) fn save_state(&mut self, id: u32, bytes: &mut Vec<u8>) -> Result<(), String> {
+        assert!(id < self.n_sequences, "sequence id {id} of {}", self.n_sequences);
+        let mut failure = Failure::new();
+        // SAFETY: the context is valid and the id below n_seq_max, which llama.cpp would abort on.
+        let n_bytes = unsafe { shim::aded_state_size(self.ptr.as_ptr(), id as i32, &mut failure.0) };
+        bytes.resize(n_bytes, 0);
+        // SAFETY: as above; the buffer has `n_bytes` bytes.
+        let n_written =
+            unsafe { shim::aded_state_save(self.ptr.as_ptr(), id as i32, bytes.as_mut_ptr(), n_bytes, &mut failure.0) };
+        if n_bytes == 0 || n_written == 0 { Err(failure.text_or(&[])) } else { Ok(()) }
+    }
+
+    /// Puts back what [`save_state`](Self::save_state) copied out of the same sequence.
+    pub(crate) fn load_state(&mut self, id: u32, bytes: &[u8]) -> Result<(), String> {
+        assert!(id < self.n_sequences, "sequence id {id} of {}", self.n_sequences);
+        let mut failure = Failure::new();
+        let (n_read, errors) = log::errors_of(|| {
+            // SAFETY: the context is valid and the id below n_seq_max; the buffer has the length given.
+            unsafe { shim::aded_state_load(self.ptr.as_ptr(), id as i32, bytes.as_ptr(), bytes.len(), &mut failure.0) }
+        });
+        if n_read == 0 { Err(failure.text_or(&errors)) } else { Ok(()) }
+    }
+
     /// First and last position that the memory holds for a sequence id; `None` if it holds none.
     pub(crate) fn positions(&self, id: u32) -> Option<(u32, u32)> {
         assert!(id < self.n_sequences, "sequence id {id} of {}", self.n_sequences);

@@ -14,7 +14,7 @@ mod sampler;
 pub(super) use context::{BatchRows, Context, ContextOptions, DecodeFailure};
 pub(super) use model::{LoadOptions, ModelHandle};
 pub(super) use quantize::{QuantizeRequest, quantize, tensor_type, tensor_type_name};
-pub(super) use sampler::{Candidates, ChainOptions, Sampler};
+pub(super) use sampler::{Candidates, ChainOptions, Sampler, json_schema_to_grammar};
 
 use std::ffi::{CStr, c_char, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};

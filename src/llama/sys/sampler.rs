@@ -39,6 +39,21 @@ pub(crate) struct ChainOptions<'a> {
     pub(crate) logit_bias: &'a [(Token, f32)],
 }
 
+/// The grammar of a JSON schema, by llama.cpp's converter; `Err` holds its reason.
+pub(crate) fn json_schema_to_grammar(schema: &CStr) -> Result<String, String> {
+    let mut failure = Failure::new();
+    // SAFETY: the text is terminated.
+    let text = unsafe { shim::aded_json_schema_to_grammar(schema.as_ptr(), &mut failure.0) };
+    if text.is_null() {
+        return Err(failure.text_or(&[]));
+    }
+    // SAFETY: the shim gave a terminated text, which is copied and then freed once.
+    let grammar = unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned();
+    // SAFETY: as above.
+    unsafe { shim::aded_text_free(text) };
+    Ok(grammar)
+}
+
 /// A sampler or a chain of them, with its state.
 pub(crate) struct Sampler {
     ptr: NonNull<ffi::llama_sampler>,
