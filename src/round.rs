@@ -182,7 +182,7 @@ impl Decoder {
     /// Representative and search: fills each sequence's tree, within the budget that all share.
     fn draft(&mut self, limits: &Limits, turns: &mut [Turn<'_>]) {
         turns.iter_mut().for_each(|turn| turn.sequence.tree.clear());
-        let all_generate = turns.iter().all(|turn| turn.sequence.n_pending() == 1 && !turn.sequence.wants_plain);
+        let all_generate = turns.iter().all(|turn| turn.sequence.may_draft());
         if self.config.draft.mode == DraftMode::Off || limits.shape == DraftShape::Nothing || !all_generate {
             return;
         }

@@ -157,6 +157,11 @@ impl Sequence {
         self.text.tokens().len() - self.n_decoded
     }
 
+    /// True if the next round may draft: the prompt is read to its end, and no row waits to be computed alone.
+    pub(crate) fn may_draft(&self) -> bool {
+        self.n_pending() == 1 && self.n_decoded >= self.n_prompt && !self.wants_plain
+    }
+
     /// Counts the round just done: rows, walk and tree are those of this round.
     pub(crate) fn count(&mut self, batch: &DraftBatch) {
         let (stats, tree, walk) = (&mut self.stats, &self.tree, &self.walk);

@@ -154,7 +154,8 @@ mod tests {
 
     #[test]
     fn a_schema_that_holds_itself_further_in_is_fine() {
-        let list = r##"{"type": "object", "properties": {"next": {"$ref": "#"}, "value": {"type": "integer"}}}"##;
+        let list =
+            r##"{"$ref": "#/$defs/list", "$defs": {"list": {"type": "array", "items": {"$ref": "#/$defs/list"}}}}"##;
         assert!(json_schema_to_grammar(list).unwrap().contains("root ::="));
         assert!(json_schema_to_grammar("{}").unwrap().contains("root ::="));
     }

@@ -1,7 +1,13 @@
 //! The core without a real model: data suites, invariants, exactness on a scripted target.
 
+mod exact_mode;
 mod exactness;
+mod faults;
+#[path = "../faulty.rs"]
+#[allow(unreachable_pub)]
+mod faulty;
 mod layering;
+mod limits;
 mod shared_calls;
 mod steady_state;
 mod suite;

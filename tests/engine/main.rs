@@ -3,6 +3,8 @@
 #![allow(unreachable_pub)]
 
 mod errors;
+#[path = "../faulty.rs"]
+mod faulty;
 mod gguf;
 mod memory;
 mod models;
@@ -10,6 +12,7 @@ mod quantize;
 mod real;
 mod rounds;
 mod sampling;
+mod sessions;
 mod text;
 
 use std::sync::{Arc, OnceLock};

@@ -11,7 +11,7 @@ use super::{small, tiny};
 use crate::gguf::{N_VOCAB, Weights};
 
 /// Chains that between them have every stage switched on.
-fn chains() -> Vec<(&'static str, SamplingParams)> {
+pub fn chains() -> Vec<(&'static str, SamplingParams)> {
     let base = SamplingParams { seed: 11, ..SamplingParams::default() };
     vec![
         ("default", base.clone()),
