@@ -3,7 +3,7 @@
 mod exact_mode;
 mod exactness;
 mod faults;
-#[path = "../faulty.rs"]
+#[path = "../support/faulty.rs"]
 #[allow(unreachable_pub)]
 mod faulty;
 mod layering;

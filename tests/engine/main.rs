@@ -3,7 +3,7 @@
 #![allow(unreachable_pub)]
 
 mod errors;
-#[path = "../faulty.rs"]
+#[path = "../support/faulty.rs"]
 mod faulty;
 mod gguf;
 mod memory;
