@@ -228,3 +228,67 @@ fn help_versions_and_completions() {
     assert_eq!(nothing.code, Some(2));
     assert!(nothing.stderr.contains("Usage"));
 }
+
+#[test]
+fn every_stage_of_the_chain_has_a_flag_and_works_with_drafts() {
+    for flags in [
+        &["--dynatemp-range", "0.5", "--dynatemp-exp", "1.2"][..],
+        &["--typical", "0.7"],
+        &["--typical-p", "0.7"],
+        &["--top-nsigma", "1"],
+        &["--top-n-sigma", "1"],
+        &["--xtc-probability", "0.5", "--xtc-threshold", "0.05"],
+        &["--mirostat", "1", "--mirostat-lr", "0.2", "--mirostat-ent", "3"],
+        &["--mirostat", "2"],
+        &["--dry-multiplier", "0.8", "--dry-base", "2", "--dry-allowed-length", "1", "--dry-penalty-last-n", "32"],
+        &["--dry-multiplier", "0.8", "--dry-sequence-breaker", "none"],
+        &["-l", "50+5", "--logit-bias", "60-inf"],
+        &["--grammar", "root ::= [a-f ]+"],
+        &["-j", r#"{"type": "array", "items": {"type": "boolean"}}"#],
+        &["--temp", "0", "--repeat-penalty", "1.5"],
+    ] {
+        let with = |spec: &str| {
+            let all = [&["-n", "24", "--temp", "2", "-s", "3", "--json", "--spec", spec], flags].concat();
+            run(&all).json()["tokens"].clone()
+        };
+        assert_eq!(with("on"), with("off"), "{flags:?}");
+    }
+}
+
+#[test]
+fn grammars_and_schemas_shape_the_answer() {
+    let text = run(&["-n", "30", "--temp", "0", "--grammar", "root ::= [a-c]+"]).text();
+    assert!(text.trim().len() > 10 && text.trim().bytes().all(|byte| (b'a'..=b'c').contains(&byte)), "{text:?}");
+    let folder = crate::folder();
+    let grammar = crate::write(folder.path(), "answer.gbnf", b"root ::= \"yes\" | \"no\"");
+    let text = run(&["--temp", "0", "--grammar-file", &grammar]).text();
+    assert!(["yes", "no"].contains(&text.trim()), "{text:?}");
+    let schema = crate::write(folder.path(), "schema.json", br#"{"enum": ["red", "green"]}"#);
+    let text = run(&["--temp", "0", "-jf", &schema]).text();
+    assert!(["\"red\"", "\"green\""].contains(&text.trim()), "{text:?}");
+    run(&["--grammar", "root ::= ("]).fails(2, "the grammar does not parse");
+    run(&["-j", "{"]).fails(2, "the JSON schema is no JSON");
+    run(&["-jf", "/no/such/file"]).fails(1, "cannot read the JSON schema file");
+    run(&["-l", "nonsense"]).fails(2, "is not a token's number");
+}
+
+#[test]
+fn the_context_shifts_on_request() {
+    let with = |flags: &[&str]| {
+        let all = [&["-c", "256", "-n", "400", "--temp", "0", "--ignore-eos", "--json", "--stats"], flags].concat();
+        let object = run(&all).json();
+        (object["tokens"].as_array().unwrap().len(), object["tokens"].clone(), object["finish_reason"].clone())
+    };
+    let (n, ..) = with(&[]);
+    assert!(n < 256);
+    let plain = with(&["--context-shift", "--keep", "4", "--spec", "off"]);
+    assert_eq!((plain.0, plain.2.as_str()), (400, Some("length")));
+    assert_eq!(with(&["--context-shift", "--keep", "4", "--spec", "on"]), plain);
+    run(&["--context-shift", "--keep", "-7"]).fails(2, "--keep is -7");
+}
+
+#[test]
+fn the_memory_is_named() {
+    let text = crate::aded(&["inspect", crate::tiny()]).text();
+    assert!(text.lines().any(|line| line.starts_with("drafts") && line.ends_with(" tree")), "{text}");
+}

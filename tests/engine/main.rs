@@ -2,6 +2,7 @@
 
 #![allow(unreachable_pub)]
 
+mod distribution;
 mod errors;
 #[path = "../support/faulty.rs"]
 mod faulty;

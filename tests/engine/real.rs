@@ -15,10 +15,10 @@ use aded::{NodeId, Pos, RowId, Slot, Token};
 use tracing::field::{Field, Visit};
 use tracing::span;
 
-const SMOLLM2: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
+pub const SMOLLM2: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
 const GEMMA3: &str = "gemma-3-270m-q4_k_m.gguf";
 
-fn load(name: &str) -> Arc<Model> {
+pub fn load(name: &str) -> Arc<Model> {
     let store = env::var_os("ADED_MODELS").map(PathBuf::from).or_else(|| {
         let caches = env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
         Some(caches.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cache")))?.join("aded/models"))

@@ -1,0 +1,153 @@
+//! Many seeded continuations of one prompt, plain and drafting, as two samples of one distribution; and seeded answers of a real model.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use aded::config::{Config, DraftConfig, DraftMode};
+use aded::llama::text::ChatMessage;
+use aded::llama::{ContextParams, Model, SamplerChain, SamplingParams, Target};
+use aded::{Request, Session, Token};
+
+use super::real::{SMOLLM2, load};
+use super::{small, tiny};
+
+fn session(model: &Arc<Model>, params: &ContextParams, mode: DraftMode) -> Session<Target> {
+    let budget = (mode == DraftMode::On).then_some(7);
+    let draft = DraftConfig { mode, budget, ..DraftConfig::default() };
+    Session::new(Target::new(model.clone(), params).unwrap(), Config { draft, ..Config::default() }).unwrap()
+}
+
+fn answer(session: &mut Session<Target>, params: &SamplingParams, prompt: &[Token], n: usize) -> (Vec<Token>, u64) {
+    let mut sampler = SamplerChain::new(&session.target().model().clone(), params).unwrap();
+    sampler.accept_prompt(prompt).unwrap();
+    let request = Request { prompt, n_max: n, end_tokens: &[] };
+    let mut generation = session.generate(&request, &mut sampler).unwrap();
+    let tokens = generation.by_ref().map(Result::unwrap).collect();
+    (tokens, generation.stats().n_accepted)
+}
+
+/// Pearson's statistic of two samples of equal size against the same shares, and its degrees of freedom. Rare tokens are counted together.
+fn two_samples(left: &[Token], right: &[Token]) -> (f64, f64) {
+    let mut counts: BTreeMap<Token, [f64; 2]> = BTreeMap::new();
+    for (side, tokens) in [left, right].into_iter().enumerate() {
+        tokens.iter().for_each(|&token| counts.entry(token).or_default()[side] += 1.0);
+    }
+    let mut rare = [0.0; 2];
+    let mut classes: Vec<[f64; 2]> = Vec::new();
+    for counts in counts.into_values() {
+        if counts[0] + counts[1] < 10.0 {
+            rare = [rare[0] + counts[0], rare[1] + counts[1]];
+        } else {
+            classes.push(counts);
+        }
+    }
+    classes.extend((rare[0] + rare[1] > 0.0).then_some(rare));
+    let statistic = classes.iter().map(|[left, right]| (left - right).powi(2) / (left + right)).sum();
+    (statistic, classes.len() as f64 - 1.0)
+}
+
+/// The value that the statistic passes once in 100,000 times by chance (Wilson and Hilferty's approximation).
+fn limit(freedom: f64) -> f64 {
+    const QUANTILE: f64 = 4.265;
+    let part = 2.0 / (9.0 * freedom);
+    freedom * (1.0 - part + QUANTILE * part.sqrt()).powi(3)
+}
+
+#[test]
+fn drafting_samples_the_distribution_of_plain_decoding() {
+    const N_ANSWERS: u32 = 700;
+    const N_TOKENS: usize = 6;
+    let model = tiny();
+    let prompt: Vec<Token> = (0..20).map(|index| Token(4 + index * 11)).collect();
+    let base = SamplingParams { temperature: 4.0, ..SamplingParams::default() };
+    let chains = [
+        ("default at a high temperature", base.clone()),
+        ("few tokens", SamplingParams { top_k: 5, top_p: 1.0, min_p: 0.0, ..base.clone() }),
+        ("penalties", SamplingParams { repeat_penalty: 1.3, presence_penalty: 0.5, ..base.clone() }),
+        ("xtc", SamplingParams { xtc_probability: 0.5, ..base.clone() }),
+        ("mirostat", SamplingParams { mirostat: 2, mirostat_tau: 3.0, ..base.clone() }),
+        ("grammar", SamplingParams { grammar: Some("root ::= [a-h]+".to_owned()), ..base }),
+    ];
+    let mut plain = session(&model, &small(), DraftMode::Off);
+    for (name, params) in chains {
+        let mut drafting = session(&model, &small(), DraftMode::On);
+        let mut positions = [const { (Vec::new(), Vec::new()) }; N_TOKENS];
+        let mut n_accepted = 0;
+        for number in 0..N_ANSWERS {
+            // Different seeds: the two arms have nothing in common but the distribution.
+            let seeded = |seed| SamplingParams { seed, ..params.clone() };
+            let (left, _) = answer(&mut plain, &seeded(number), &prompt, N_TOKENS);
+            let (right, accepted) = answer(&mut drafting, &seeded(1_000_000 + number), &prompt, N_TOKENS);
+            n_accepted += accepted;
+            for (position, tokens) in positions.iter_mut().enumerate() {
+                tokens.0.extend(left.get(position));
+                tokens.1.extend(right.get(position));
+            }
+        }
+        assert!(n_accepted > u64::from(N_ANSWERS) / 10, "{name}: drafts took part, {n_accepted} accepted");
+        let mut report = String::new();
+        let mut n_tested = 0;
+        for (position, (left, right)) in positions.iter().enumerate() {
+            let (statistic, freedom) = two_samples(left, right);
+            if freedom < 1.0 {
+                continue;
+            }
+            n_tested += 1;
+            report += &format!(" {statistic:.1}/{freedom}");
+            assert!(statistic < limit(freedom), "{name} at {position}: {statistic:.1} with {freedom} degrees of freedom");
+        }
+        assert!(n_tested >= 3, "{name}: only {n_tested} positions have a choice");
+        println!("{name}: {n_accepted} accepted, statistic/degrees of freedom by position:{report}");
+    }
+}
+
+#[test]
+fn the_test_of_two_samples_finds_a_small_bias() {
+    let sample = |seed: u32, share: u32| -> Vec<Token> {
+        let mut state = seed;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state >> 8
+        };
+        (0..700).map(|_| if next() % 100 < share { Token(0) } else { Token(1 + next() % 8) }).collect()
+    };
+    let (same, freedom) = two_samples(&sample(1, 20), &sample(2, 20));
+    assert!(same < limit(freedom), "{same}");
+    let (biased, freedom) = two_samples(&sample(1, 20), &sample(2, 34));
+    assert!(biased > limit(freedom), "{biased} with {freedom}");
+}
+
+#[test]
+fn seeded_answers_fork_no_more_often_than_those_of_another_batch_size() {
+    let model = load(SMOLLM2);
+    let params = ContextParams { n_ctx: 1024, n_threads: 1, n_threads_batch: 1, ..ContextParams::default() };
+    let mut plain = session(&model, &params, DraftMode::Off);
+    let mut other = session(&model, &ContextParams { n_batch: 64, n_ubatch: 64, ..params.clone() }, DraftMode::Off);
+    let mut drafting = session(&model, &params, DraftMode::On);
+    let questions = [
+        "Name the planets of the solar system in order.",
+        "Why is the sky blue?",
+        "Write a short guide to brewing tea, as a numbered list.",
+        "Explain what a hash table is to a child of ten years, with an example from daily life and no technical words at all.",
+        "List five fruits as JSON.",
+        "Who wrote Romeo and Juliet, and when? Then say in two sentences what happens in it, and why it is still played today.",
+    ];
+    let (mut forks, mut n_accepted) = ([0, 0], 0);
+    for (index, question) in (0u32..).zip(questions.iter().cycle().take(12)) {
+        // Long enough that another n_ubatch cuts it: the same tokens in other pieces.
+        let text = format!("{} {question}", "Answer with care. ".repeat(20));
+        let chat = model.chat_prompt(&[ChatMessage::new("user", text)], true).unwrap();
+        let prompt = model.tokenize_chat(&chat).unwrap();
+        assert!(prompt.len() > 64);
+        let sampling = SamplingParams { seed: index, ..SamplingParams::default() };
+        let (expected, _) = answer(&mut plain, &sampling, &prompt, 48);
+        forks[0] += u32::from(answer(&mut other, &sampling, &prompt, 48).0 != expected);
+        let (output, accepted) = answer(&mut drafting, &sampling, &prompt, 48);
+        forks[1] += u32::from(output != expected);
+        n_accepted += accepted;
+    }
+    println!("of 12 answers {} fork with another n_ubatch, {} with drafts; {n_accepted} nodes accepted", forks[0], forks[1]);
+    assert!(n_accepted > 30);
+    // Both are chance; a sampler that is called once too often parts in every answer.
+    assert!(forks[1] <= forks[0] + 4, "{forks:?}");
+}
