@@ -180,7 +180,7 @@ pub(crate) struct SpecArgs {
     /// overlay_token.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub(crate) spec_without: Vec<String>,
-    /// With --temp 0: decide ties by computing the position again without a draft, so that answers are those of plain decoding.
+    /// With --temp 0: where the two best tokens lie within the noise of batches, compute the position again without a draft.
     #[arg(long, env = "ADED_EXACT")]
     pub(crate) exact: bool,
     /// Corpus to draft from, made by `aded learn` with a model of the same tokenizer.

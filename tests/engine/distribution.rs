@@ -94,7 +94,10 @@ fn drafting_samples_the_distribution_of_plain_decoding() {
             }
             n_tested += 1;
             report += &format!(" {statistic:.1}/{freedom}");
-            assert!(statistic < limit(freedom), "{name} at {position}: {statistic:.1} with {freedom} degrees of freedom");
+            assert!(
+                statistic < limit(freedom),
+                "{name} at {position}: {statistic:.1} with {freedom} degrees of freedom"
+            );
         }
         assert!(n_tested >= 3, "{name}: only {n_tested} positions have a choice");
         println!("{name}: {n_accepted} accepted, statistic/degrees of freedom by position:{report}");
@@ -146,7 +149,10 @@ fn seeded_answers_fork_no_more_often_than_those_of_another_batch_size() {
         forks[1] += u32::from(output != expected);
         n_accepted += accepted;
     }
-    println!("of 12 answers {} fork with another n_ubatch, {} with drafts; {n_accepted} nodes accepted", forks[0], forks[1]);
+    println!(
+        "of 12 answers {} fork with another n_ubatch, {} with drafts; {n_accepted} nodes accepted",
+        forks[0], forks[1]
+    );
     assert!(n_accepted > 30);
     // Both are chance; a sampler that is called once too often parts in every answer.
     assert!(forks[1] <= forks[0] + 4, "{forks:?}");
