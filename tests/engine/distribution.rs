@@ -116,7 +116,7 @@ fn the_test_of_two_samples_finds_a_small_bias() {
     };
     let (same, freedom) = two_samples(&sample(1, 20), &sample(2, 20));
     assert!(same < limit(freedom), "{same}");
-    let (biased, freedom) = two_samples(&sample(1, 20), &sample(2, 34));
+    let (biased, freedom) = two_samples(&sample(1, 20), &sample(2, 38));
     assert!(biased > limit(freedom), "{biased} with {freedom}");
 }
 
@@ -136,24 +136,24 @@ fn seeded_answers_fork_no_more_often_than_those_of_another_batch_size() {
         "Who wrote Romeo and Juliet, and when? Then say in two sentences what happens in it, and why it is still played today.",
     ];
     let (mut forks, mut n_accepted) = ([0, 0], 0);
-    for (index, question) in (0u32..).zip(questions.iter().cycle().take(12)) {
+    for (index, question) in (0u32..).zip(questions.iter()) {
         // Long enough that another n_ubatch cuts it: the same tokens in other pieces.
         let text = format!("{} {question}", "Answer with care. ".repeat(20));
         let chat = model.chat_prompt(&[ChatMessage::new("user", text)], true).unwrap();
         let prompt = model.tokenize_chat(&chat).unwrap();
         assert!(prompt.len() > 64);
         let sampling = SamplingParams { seed: index, ..SamplingParams::default() };
-        let (expected, _) = answer(&mut plain, &sampling, &prompt, 48);
-        forks[0] += u32::from(answer(&mut other, &sampling, &prompt, 48).0 != expected);
-        let (output, accepted) = answer(&mut drafting, &sampling, &prompt, 48);
+        let (expected, _) = answer(&mut plain, &sampling, &prompt, 16);
+        forks[0] += u32::from(answer(&mut other, &sampling, &prompt, 16).0 != expected);
+        let (output, accepted) = answer(&mut drafting, &sampling, &prompt, 16);
         forks[1] += u32::from(output != expected);
         n_accepted += accepted;
     }
     println!(
-        "of 12 answers {} fork with another n_ubatch, {} with drafts; {n_accepted} nodes accepted",
+        "of 6 answers {} fork with another n_ubatch, {} with drafts; {n_accepted} nodes accepted",
         forks[0], forks[1]
     );
-    assert!(n_accepted > 30);
+    assert!(n_accepted > 10, "{n_accepted}");
     // Both are chance; a sampler that is called once too often parts in every answer.
-    assert!(forks[1] <= forks[0] + 4, "{forks:?}");
+    assert!(forks[1] <= forks[0] + 2, "{forks:?}");
 }
