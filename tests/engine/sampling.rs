@@ -177,3 +177,19 @@ fn rows_that_cannot_be_sampled_are_errors() {
     let outside = SamplingParams { logit_bias: vec![(Token(N_VOCAB), 1.0)], ..SamplingParams::default() };
     assert!(SamplerChain::new(&model, &outside).unwrap_err().is_usage());
 }
+
+#[test]
+fn a_grammar_of_as_many_rules_as_are_taken_leaves_the_stack_whole() {
+    let model = tiny();
+    let with = |n_rules: usize| {
+        let rules: String = (1..n_rules).map(|rule| format!("r{rule} ::= r{}\n", rule + 1)).collect();
+        let grammar = format!("root ::= r1\n{rules}r{n_rules} ::= \"a\"\n");
+        SamplerChain::new(&model, &SamplingParams { grammar: Some(grammar), ..SamplingParams::greedy() })
+    };
+    let mut chain = with(4999).unwrap();
+    let mut text = Vec::new();
+    model.append_piece(chain.sample(&rows(4, 1)[0]).unwrap(), false, &mut text).unwrap();
+    assert_eq!(text, b"a");
+    let error = with(6000).unwrap_err();
+    assert!(error.is_usage() && error.to_string().contains("at most 5000"), "{error}");
+}
