@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::bench::args::BenchArgs;
-use super::replay::ReplayArgs;
 use super::chain::ChainArgs;
+use super::replay::ReplayArgs;
 
 /// Runs local GGUF models with llama.cpp, faster: guesses from tri-grams, searched as a tree, checked by the model in one pass.
 #[derive(Debug, Parser)]

@@ -137,13 +137,16 @@ pub(crate) struct Fork {
 /// Is told of each answer and its prompt, once it is compared; for records and for the progress bar.
 pub(crate) type Listener<'a> = dyn FnMut(&Run, &[Token]) -> anyhow::Result<()> + 'a;
 
+/// A session for each mode.
+pub(crate) type Arms<T> = Vec<(Mode, Session<T>)>;
+
 /// Measures all questions and gives the sessions back, with what each mode has learnt in its last repetition.
 pub(crate) fn measure<S: Subject>(
     subject: &S,
     plan: &Plan,
     questions: &[Question],
     listener: &mut Listener<'_>,
-) -> anyhow::Result<(Vec<Run>, Vec<(Mode, Session<S::Target>)>)> {
+) -> anyhow::Result<(Vec<Run>, Arms<S::Target>)> {
     let mut arms = Vec::new();
     for &mode in &plan.modes {
         subject.enter(mode);

@@ -293,7 +293,7 @@ pub(crate) fn jsonl(question: &Question, run: &Run) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::app::bench::report::{ForkInfo, ModelInfo, Plain, SCHEMA, Spec};
 
