@@ -89,6 +89,11 @@ impl Decoder {
         &self.representative
     }
 
+    /// What was learnt, to add what was [saved](crate::representative::memory) before.
+    pub fn representative_mut(&mut self) -> &mut Representative {
+        &mut self.representative
+    }
+
     /// Adds a frozen corpus in place of an earlier one. It must be of the target's tokenizer: compare
     /// [`Corpus::fingerprint`].
     pub fn set_corpus(&mut self, corpus: Option<Arc<Corpus>>) {
@@ -105,6 +110,11 @@ impl Decoder {
     /// What rounds cost, as measured so far.
     pub fn cost(&self) -> &CostTable {
         &self.cost
+    }
+
+    /// What rounds cost, to add what was [saved](crate::draft::cost::TimesFile) before.
+    pub fn cost_mut(&mut self) -> &mut CostTable {
+        &mut self.cost
     }
 
     /// The configuration.

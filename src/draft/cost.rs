@@ -6,6 +6,10 @@
 
 use crate::config::MAX_DRAFT_ROWS;
 
+mod saved;
+
+pub use saved::TimesFile;
+
 /// Row counts that drafts use. A round with another number of rows than the last makes llama.cpp rebuild its graph, so there are few.
 pub const SIZES: [usize; 18] = [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 32, 40, 48, 64];
 
@@ -17,6 +21,9 @@ const CELLS: f32 = 1.0 / 1024.0;
 
 /// A size that was not seen for this many rounds is believed to be up to a tenth cheaper than it was, so that it is looked at again.
 const STALE_ROUNDS: f32 = 2048.0;
+
+/// Rounds after which a plain time from a file must be proven: were it wrong, nothing else would show it.
+const PROOF_ROUNDS: u32 = 32;
 
 /// A line through the measured times of one size, by moving averages: ms = mean_ms + slope * (x - mean_x), x = used cells in thousands.
 #[derive(Clone, Copy, Debug, Default)]
@@ -31,6 +38,8 @@ struct Entry {
     /// Samples whose round before had the same number of rows.
     n_unswitched: u32,
     last_seen: u32,
+    /// The entry comes from a file and waits for two rounds of this process: the milliseconds of the first, infinite before it.
+    unproven_ms: Option<f32>,
 }
 
 impl Entry {
@@ -107,6 +116,10 @@ impl CostTable {
             return;
         }
         let x = used_cells as f32 * CELLS;
+        if self.entries[rows].unproven_ms.is_some() {
+            self.prove(rows, x, (ms - if switched { self.switch_ms } else { 0.0 }).max(0.5 * ms));
+            return;
+        }
         let slope = self.slope_near(rows);
         let entry = &mut self.entries[rows];
         entry.last_seen = self.round;
@@ -182,8 +195,10 @@ impl CostTable {
         for (rows, ms) in ms.iter_mut().enumerate() {
             *ms += if rows == self.last_rows { 0.0 } else { self.switch_ms };
         }
-        if plain.is_none() {
-            // The first rounds are plain: everything else is measured against them.
+        let is_overdue = self.round >= PROOF_ROUNDS && self.entries[n_roots].unproven_ms.is_some();
+        if plain.is_none() || is_overdue {
+            // The first rounds are plain: everything else is measured against them. Those of a saved table are so when there is nothing
+            // to draft, or after a while.
             ms[n_roots + 1..].fill(f32::INFINITY);
         }
         CostCurve { ms, sample_ms: self.sample_ms, plain_ms }

@@ -10,6 +10,8 @@
 use crate::representative::{MAX_CANDIDATES, Source};
 use crate::token::Token;
 
+pub(crate) mod saved;
+
 /// Buckets per source. Bucket 0 means: the source knows the context and does not name the token.
 pub const N_BUCKETS: usize = 36;
 

@@ -27,6 +27,8 @@ pub struct CopyIndex {
     heads: [Vec<u32>; ORDERS.len()],
     /// Documents do not continue each other: a match never reaches before this position.
     document: usize,
+    /// Where documents after the first begin, rising.
+    starts: Vec<u32>,
     max_tokens: usize,
 }
 
@@ -35,7 +37,7 @@ impl CopyIndex {
     pub fn new(max_tokens: usize) -> Self {
         let max_tokens = max_tokens.max(16);
         let n_heads = max_tokens.next_power_of_two();
-        Self { tokens: Vec::new(), heads: std::array::from_fn(|_| vec![0; n_heads]), document: 0, max_tokens }
+        Self { tokens: Vec::new(), heads: std::array::from_fn(|_| vec![0; n_heads]), document: 0, starts: Vec::new(), max_tokens }
     }
 
     /// Appends a token.
@@ -57,6 +59,21 @@ impl CopyIndex {
     /// The next token begins another document.
     pub fn begin_document(&mut self) {
         self.document = self.tokens.len();
+        if self.starts.last() != Some(&(self.document as u32)) {
+            self.starts.push(self.document as u32);
+        }
+    }
+
+    /// The documents held, oldest first. The first may lack its beginning.
+    pub fn documents(&self) -> impl Iterator<Item = &[Token]> {
+        let starts = || self.starts.iter().map(|&start| start as usize);
+        let bounds = std::iter::once(0).chain(starts()).zip(starts().chain([self.tokens.len()]));
+        bounds.map(|(start, end)| &self.tokens[start..end]).filter(|document| !document.is_empty())
+    }
+
+    /// Most tokens that are ever held.
+    pub fn max_tokens(&self) -> usize {
+        self.max_tokens
     }
 
     /// The text held.
@@ -111,6 +128,7 @@ impl CopyIndex {
         self.tokens.clear();
         self.heads.iter_mut().for_each(|heads| heads.fill(0));
         self.document = 0;
+        self.starts.clear();
     }
 
     /// Bytes held.
@@ -134,13 +152,20 @@ impl CopyIndex {
         let dropped = self.tokens.len() / 2;
         self.tokens.drain(..dropped);
         self.heads.iter_mut().for_each(|heads| heads.fill(0));
-        // Pieces that straddle old documents are entered here as if they were text; they are verified like any other.
-        let document = self.document.saturating_sub(dropped);
+        self.starts.retain_mut(|start| {
+            *start = start.saturating_sub(dropped as u32);
+            *start > 0
+        });
         self.document = 0;
+        let mut next = 0;
         for end in 1..=self.tokens.len() {
+            if let Some(&start) = self.starts.get(next).filter(|&&start| (start as usize) < end) {
+                self.document = start as usize;
+                next += 1;
+            }
             self.index_end(end);
         }
-        self.document = document;
+        self.document = self.starts.last().map_or(0, |&start| start as usize);
     }
 
     fn slot(&self, piece: &[Token]) -> usize {
@@ -202,7 +227,19 @@ mod tests {
         let mut index = CopyIndex::new(64);
         index.extend(&tokens(&[1, 2]));
         index.begin_document();
+        index.begin_document();
         index.extend(&tokens(&[3, 4]));
         assert_eq!(index.guess(index.find(&tokens(&[1, 2]))), None);
+        let documents: Vec<_> = index.documents().map(<[Token]>::to_vec).collect();
+        assert_eq!(documents, [tokens(&[1, 2]), tokens(&[3, 4])]);
+        for id in 0..100 {
+            index.begin_document();
+            index.extend(&tokens(&[1, 2, 1000 + id]));
+            index.begin_document();
+            index.extend(&tokens(&[3, 4]));
+            assert_eq!(index.documents().flatten().count(), index.tokens().len());
+            assert!(index.documents().last() == Some(&tokens(&[3, 4])));
+            assert_ne!(index.guess(index.find(&tokens(&[2, 1000 + id]))), Some(Token(3)));
+        }
     }
 }

@@ -6,6 +6,7 @@
 pub mod calibrate;
 pub mod copy;
 pub mod corpus;
+pub mod memory;
 pub mod overlay;
 pub mod recall;
 pub mod reference;

@@ -62,10 +62,48 @@ impl Overlay {
         &self.table
     }
 
+    /// The table itself, to merge what was saved.
+    pub(crate) fn table_mut(&mut self) -> &mut RowTable {
+        &mut self.table
+    }
+
     /// Forgets everything.
     pub fn clear(&mut self) {
         self.table.clear();
     }
+}
+
+/// Brings a row from a file into order. False if no overlay can have written it.
+pub(crate) fn tidy(row: &mut Row) -> bool {
+    for (weight, token) in row.weights.iter_mut().zip(row.tokens) {
+        if token == NO_TOKEN {
+            *weight = 0;
+        }
+    }
+    row.total = row.weights.iter().map(|&weight| u32::from(weight)).sum();
+    row.total <= MAX_TOTAL
+}
+
+/// Adds what another process counted in the same context. Both may have begun with the same counts, so that a successor is worth what the
+/// surer of them says, not the sum.
+pub(crate) fn merge(row: &mut Row, other: &Row) {
+    let mut all = [(NO_TOKEN, 0u16); 2 * WIDTH];
+    let mut n = 0;
+    for (token, weight) in row.iter().chain(other.iter()) {
+        match all[..n].iter_mut().find(|(known, _)| *known == token) {
+            Some((_, known)) => *known = weight.max(*known),
+            None => {
+                all[n] = (token, weight);
+                n += 1;
+            }
+        }
+    }
+    all[..n].sort_unstable_by_key(|&(token, weight)| (std::cmp::Reverse(weight), token));
+    for (place, (token, weight)) in all.into_iter().take(WIDTH).enumerate() {
+        (row.tokens[place], row.weights[place]) = (token, weight);
+    }
+    tidy(row);
+    halve_if_full(row);
 }
 
 fn count(row: &mut Row, next: Token) {
@@ -79,6 +117,10 @@ fn count(row: &mut Row, next: Token) {
     });
     row.weights[place] += ONE;
     row.total += u32::from(ONE);
+    halve_if_full(row);
+}
+
+fn halve_if_full(row: &mut Row) {
     if row.total > MAX_TOTAL {
         row.total = 0;
         for weight in &mut row.weights {

@@ -188,6 +188,11 @@ impl Recall {
         &self.table
     }
 
+    /// The table itself, to merge what was saved.
+    pub(crate) fn table_mut(&mut self) -> &mut RowTable {
+        &mut self.table
+    }
+
     /// Forgets everything.
     pub fn clear(&mut self) {
         self.table.clear();

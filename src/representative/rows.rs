@@ -4,6 +4,8 @@
 use crate::representative::NO_TOKEN;
 use crate::token::Token;
 
+pub(crate) mod saved;
+
 /// Successors kept per context.
 pub const WIDTH: usize = 8;
 

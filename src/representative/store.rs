@@ -17,9 +17,11 @@
 //! | ... | the sections, each beginning at a multiple of 16 words, zeros between them |
 //! | last two | checksum over all words before it, low word first |
 //!
-//! A reader skips sections whose id it does not know; so a later version may add sections without a new format version, and a later
-//! kind (what a generation learnt, the calibration) is a new kind number with section ids of its own.
+//! Label, byte-order mark, version, length and checksum keep their places and their meaning in all versions, so that damage is told from
+//! progress. A reader skips sections whose id it does not know; so a later version may add sections without a new format version, and a later
+//! kind is a new kind number with section ids of its own.
 
+mod keep;
 mod replace;
 pub(crate) mod spill;
 
@@ -31,7 +33,9 @@ use std::path::Path;
 
 use crate::error::Error;
 
-pub(crate) use replace::replace_file;
+pub(crate) use keep::{Content, Keep};
+pub use keep::Kept;
+pub(crate) use replace::{Access, replace_file};
 use spill::WordFile;
 
 const LABEL: [u8; 8] = *b"\x89ADED\r\n\x1a";
@@ -64,22 +68,71 @@ impl fmt::Display for Fingerprint {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Kind {
     Corpus = 1,
+    Memory = 2,
+    Times = 3,
 }
 
 impl Kind {
     fn name(number: u32) -> String {
         match number {
             1 => "a corpus".to_owned(),
+            2 => "what was learnt from answers".to_owned(),
+            3 => "measured times".to_owned(),
             other => format!("something else (kind {other})"),
         }
+    }
+
+    /// What a user does about a file that cannot be used.
+    fn way_out(self) -> &'static str {
+        match self {
+            Self::Corpus => "learn it again",
+            Self::Memory | Self::Times => "begin a new one",
+        }
+    }
+
+    /// How a file of this kind comes to be.
+    fn origin(self) -> &'static str {
+        match self {
+            Self::Corpus => "make one with `aded learn`",
+            Self::Memory | Self::Times => "name another file, or one that does not exist yet",
+        }
+    }
+}
+
+/// What is wrong with a file, as far as its owner acts on it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Reason {
+    /// It cannot be read.
+    Io,
+    /// It never was one of ours.
+    Foreign,
+    /// It was one of ours: truncated or altered.
+    Damaged,
+    /// It is sound and of use to somebody else: of a later version, another kind or another tokenizer.
+    Others,
+}
+
+/// A file that cannot be used.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    pub(crate) reason: Reason,
+    pub(crate) error: Error,
+}
+
+impl From<Refused> for Error {
+    fn from(refused: Refused) -> Self {
+        refused.error
     }
 }
 
 /// A file in memory, its frame checked: label, version, kind, length, checksum, section table. What the sections hold is for their owner
 /// to check.
+#[derive(Debug)]
 pub(crate) struct Stored {
     pub(crate) n_vocab: u32,
     pub(crate) fingerprint: Fingerprint,
+    /// The file's own checksum: tells whether a file is still the one that was read.
+    pub(crate) checksum: u64,
     pub(crate) words: Vec<u32>,
     sections: Vec<(u32, Range<usize>)>,
 }
@@ -92,15 +145,14 @@ impl Stored {
 }
 
 /// Reads and checks a whole file. `expected` is the tokenizer that the caller's model has; `None` takes any.
-pub(crate) fn load(path: &Path, kind: Kind, expected: Option<Fingerprint>) -> Result<Stored, Error> {
+pub(crate) fn load(path: &Path, kind: Kind, expected: Option<Fingerprint>) -> Result<Stored, Refused> {
     let name = path.display().to_string();
-    let cannot = |source| Error::io(format!("cannot read `{name}`"), source);
+    let cannot = |source| Refused { reason: Reason::Io, error: Error::io(format!("cannot read `{name}`"), source) };
     let file = File::open(path).map_err(cannot)?;
     let meta = file.metadata().map_err(cannot)?;
     if !meta.is_file() {
-        return Err(Error::format(format!(
-            "cannot read `{name}`: it is not a regular file; give the path of an aded file"
-        )));
+        let text = format!("cannot read `{name}`: it is not a regular file; give the path of an aded file");
+        return Err(Refused { reason: Reason::Foreign, error: Error::format(text) });
     }
     read(file, meta.len(), &name, kind, expected)
 }
@@ -112,74 +164,77 @@ pub(crate) fn read(
     name: &str,
     kind: Kind,
     expected: Option<Fingerprint>,
-) -> Result<Stored, Error> {
-    let bad = |what: String| Error::format(format!("cannot use `{name}`: {what}"));
+) -> Result<Stored, Refused> {
+    let bad =
+        |reason, what: String| Refused { reason, error: Error::format(format!("cannot use `{name}`: {what}")) };
+    let damaged = |what: String| bad(Reason::Damaged, format!("{what}; {}", kind.way_out()));
     let mut header = [0u8; HEADER_WORDS * 4];
-    let n_header = read_up_to(&mut reader, &mut header).map_err(|e| Error::io(format!("cannot read `{name}`"), e))?;
+    let n_header = read_up_to(&mut reader, &mut header)
+        .map_err(|e| Refused { reason: Reason::Io, error: Error::io(format!("cannot read `{name}`"), e) })?;
     if n_header == 0 {
-        return Err(bad("it is empty; make it with `aded learn`".into()));
+        return Err(bad(Reason::Foreign, format!("it is empty; {}", kind.origin())));
     }
     if !header[..n_header].starts_with(&LABEL[..n_header.min(LABEL.len())]) {
-        return Err(bad("it does not begin like an aded file; make one with `aded learn`".into()));
+        return Err(bad(Reason::Foreign, format!("it does not begin like an aded file; {}", kind.origin())));
     }
     if n_header < header.len() {
-        return Err(bad(format!(
-            "it is truncated: {n_header} bytes, not even a header of {}; learn it again",
-            header.len()
-        )));
+        return Err(damaged(format!("it is truncated: {n_header} bytes, not even a header of {}", header.len())));
     }
     let word = |i: usize| u32::from_le_bytes([header[4 * i], header[4 * i + 1], header[4 * i + 2], header[4 * i + 3]]);
     let wide = |i: usize| u64::from(word(i)) | u64::from(word(i + 1)) << 32;
     if word(2) != BYTE_ORDER {
-        return Err(bad(format!("its byte-order mark is {:08x}, not {BYTE_ORDER:08x}; learn it again", word(2))));
-    }
-    if word(3) != VERSION {
-        let way_out = if word(3) > VERSION { "update aded, or learn it again with this one" } else { "learn it again" };
-        return Err(bad(format!("its format version is {}, this aded reads version {VERSION}; {way_out}", word(3))));
+        return Err(damaged(format!("its byte-order mark is {:08x}, not {BYTE_ORDER:08x}", word(2))));
     }
     let n_words = wide(8);
     if n_words.checked_mul(4) != Some(n_bytes) {
         let what = if n_words.saturating_mul(4) > n_bytes { "truncated" } else { "altered" };
-        return Err(bad(format!(
-            "it is {what}: {n_bytes} bytes where its header promises {}; learn it again",
-            n_words.saturating_mul(4)
-        )));
+        let promised = n_words.saturating_mul(4);
+        return Err(damaged(format!("it is {what}: {n_bytes} bytes where its header promises {promised}")));
     }
 
     let words = read_words(&mut reader, &header, n_words, name)?;
-    // The checksum stands before all that follows: an altered byte shall not pass for another kind or another tokenizer.
+    // The checksum stands before all that follows: an altered byte shall not pass for another version, kind or tokenizer.
     let body = words.len().saturating_sub(CHECKSUM_WORDS as usize).max(HEADER_WORDS.min(words.len()));
     let mut sum = Checksum::new();
     sum.add(&words[..body]);
     let stored = words[body..].iter().rev().fold(0, |sum, &w| sum << 32 | u64::from(w));
     if sum.value() != stored || words.len() - body != CHECKSUM_WORDS as usize {
-        return Err(bad(format!(
-            "its contents were altered: checksum {:016x}, stored {stored:016x}; learn it again",
-            sum.value()
-        )));
+        return Err(damaged(format!("its contents were altered: checksum {:016x}, stored {stored:016x}", sum.value())));
+    }
+    if word(3) != VERSION {
+        let way_out = if word(3) > VERSION { format!("update aded, or {}", kind.way_out()) } else { kind.way_out().into() };
+        let what = format!("its format version is {}, this aded reads version {VERSION}; {way_out}", word(3));
+        return Err(bad(Reason::Others, what));
     }
     if word(4) != kind as u32 {
-        return Err(bad(format!("it holds {}, not {}", Kind::name(word(4)), Kind::name(kind as u32))));
+        let what = format!("it holds {}, not {}", Kind::name(word(4)), Kind::name(kind as u32));
+        return Err(bad(Reason::Others, what));
     }
     let n_vocab = word(5);
     if n_vocab == 0 || n_vocab > MAX_VOCAB {
-        return Err(bad(format!("its vocabulary has {n_vocab} tokens, the limit is {MAX_VOCAB}; learn it again")));
+        return Err(damaged(format!("its vocabulary has {n_vocab} tokens, the limit is {MAX_VOCAB}")));
     }
     let fingerprint = Fingerprint(wide(6));
     if let Some(expected) = expected.filter(|&expected| expected != fingerprint) {
-        return Err(bad(format!(
-            "it was learnt with another tokenizer (fingerprint {fingerprint}; this model has {expected}); \
-             learn it again with -m of this model"
-        )));
+        let way_out = match kind {
+            Kind::Corpus => "learn it again with -m of this model",
+            Kind::Memory | Kind::Times => "name another file",
+        };
+        return Err(bad(
+            Reason::Others,
+            format!(
+                "it was learnt with another tokenizer (fingerprint {fingerprint}; this model has {expected}); {way_out}"
+            ),
+        ));
     }
-    let sections = section_table(&words, word(10), body as u64).map_err(bad)?;
-    Ok(Stored { n_vocab, fingerprint, words, sections })
+    let sections = section_table(&words, word(10), body as u64).map_err(damaged)?;
+    Ok(Stored { n_vocab, fingerprint, checksum: stored, words, sections })
 }
 
 fn section_table(words: &[u32], n_sections: u32, end: u64) -> Result<Vec<(u32, Range<usize>)>, String> {
     let table = HEADER_WORDS as u64..HEADER_WORDS as u64 + u64::from(n_sections) * ENTRY_WORDS as u64;
     if n_sections > MAX_SECTIONS || table.end > end {
-        return Err(format!("its section table is out of range ({n_sections} sections); learn it again"));
+        return Err(format!("its section table is out of range ({n_sections} sections)"));
     }
     let mut sections = Vec::with_capacity(n_sections as usize);
     for entry in words[table.start as usize..table.end as usize].chunks_exact(ENTRY_WORDS) {
@@ -187,7 +242,7 @@ fn section_table(words: &[u32], n_sections: u32, end: u64) -> Result<Vec<(u32, R
         let length = u64::from(entry[4]) | u64::from(entry[5]) << 32;
         let in_range = start >= table.end && start.checked_add(length).is_some_and(|section_end| section_end <= end);
         if !in_range {
-            return Err(format!("section {} is out of range ({length} words at {start}); learn it again", entry[0]));
+            return Err(format!("section {} is out of range ({length} words at {start})", entry[0]));
         }
         sections.push((entry[0], start as usize..(start + length) as usize));
     }
@@ -196,11 +251,12 @@ fn section_table(words: &[u32], n_sections: u32, end: u64) -> Result<Vec<(u32, R
 
 /// Reads the rest of the file in pieces that stay in the cache while they are turned into words: the arrays then lie in memory as they
 /// lie in the file, aligned, on machines of either byte order.
-fn read_words(reader: &mut impl Read, header: &[u8], n_words: u64, name: &str) -> Result<Vec<u32>, Error> {
+fn read_words(reader: &mut impl Read, header: &[u8], n_words: u64, name: &str) -> Result<Vec<u32>, Refused> {
+    let io = |error| Refused { reason: Reason::Io, error };
     let mut words: Vec<u32> = Vec::new();
     let room = usize::try_from(n_words).ok().and_then(|n| words.try_reserve_exact(n).ok());
     if room.is_none() {
-        return Err(Error::format(format!("cannot use `{name}`: {n_words} words do not fit into memory")));
+        return Err(io(Error::format(format!("cannot use `{name}`: {n_words} words do not fit into memory"))));
     }
     let mut extend = |bytes: &[u8]| words.extend(bytes.as_chunks::<4>().0.iter().map(|&b| u32::from_le_bytes(b)));
     extend(header);
@@ -208,7 +264,7 @@ fn read_words(reader: &mut impl Read, header: &[u8], n_words: u64, name: &str) -
     let mut chunk = vec![0u8; CHUNK_BYTES.min(usize::try_from(left).unwrap_or(CHUNK_BYTES))];
     while left > 0 {
         let n = chunk.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        reader.read_exact(&mut chunk[..n]).map_err(|e| Error::io(format!("cannot read `{name}`"), e))?;
+        reader.read_exact(&mut chunk[..n]).map_err(|e| io(Error::io(format!("cannot read `{name}`"), e)))?;
         extend(&chunk[..n]);
         left -= n as u64;
     }
@@ -243,8 +299,8 @@ impl Words<'_> {
     }
 }
 
-/// Writes a whole file to `writer` and says how many bytes it has. `name` is for error texts, `sections` are (id, words); `on_words` hears how many words were written since its last call and
-/// may stop the writing with an error.
+/// Writes a whole file to `writer` and gives its bytes and its checksum. `name` is for error texts, `sections` are (id, words);
+/// `on_words` hears how many words were written since its last call and may stop the writing with an error.
 pub(crate) fn write(
     writer: &mut dyn Write,
     name: &str,
@@ -253,7 +309,7 @@ pub(crate) fn write(
     fingerprint: Fingerprint,
     sections: &mut [(u32, Words<'_>)],
     on_words: &mut dyn FnMut(u64) -> Result<(), Error>,
-) -> Result<u64, Error> {
+) -> Result<(u64, u64), Error> {
     let mut at = (HEADER_WORDS + ENTRY_WORDS * sections.len()) as u64;
     let mut table = Vec::with_capacity(ENTRY_WORDS * sections.len());
     for (id, words) in sections.iter() {
@@ -298,7 +354,7 @@ pub(crate) fn write(
     let sum = out.sum.value();
     out.put(&[sum as u32, (sum >> 32) as u32])?;
     out.writer.flush().map_err(|e| cannot_write(name, e))?;
-    Ok(n_words * 4)
+    Ok((n_words * 4, sum))
 }
 
 struct WordWriter<'a> {

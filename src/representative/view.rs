@@ -60,6 +60,16 @@ impl Representative {
         self.overlay.table().memory_bytes() + self.recall.table().memory_bytes() + self.log.memory_bytes()
     }
 
+    /// The estimates' bookkeeping for sampled and for greedy decoding.
+    pub(crate) fn calibrations(&self) -> &[Calibration; 2] {
+        &self.calibrations
+    }
+
+    /// The estimates' bookkeeping for sampled and for greedy decoding.
+    pub(crate) fn calibrations_mut(&mut self) -> &mut [Calibration; 2] {
+        &mut self.calibrations
+    }
+
     /// The estimates' bookkeeping for greedy or sampled decoding.
     pub(crate) fn calibration_mut(&mut self, greedy: bool) -> &mut Calibration {
         &mut self.calibrations[usize::from(greedy)]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::{Corpus, MAX_SUCCESSORS, section};
 use crate::error::Error;
 use crate::representative::store::spill::{Merge, Sorter, WordFile};
-use crate::representative::store::{self, Fingerprint, Kind, MAX_VOCAB, Words};
+use crate::representative::store::{self, Access, Fingerprint, Kind, MAX_VOCAB, Words};
 use crate::token::Token;
 
 const TOKEN_BITS: u32 = MAX_VOCAB.trailing_zeros();
@@ -143,7 +143,7 @@ impl CorpusBuilder {
     ) -> Result<Summary, Error> {
         let mut table = self.merge(progress)?;
         let name = path.as_ref().display().to_string();
-        store::replace_file(path.as_ref(), |file| table.write(file, &name, progress))?;
+        store::replace_file(path.as_ref(), Access::Usual, |file| table.write(file, &name, progress))?;
         Ok(table.summary)
     }
 
@@ -326,7 +326,7 @@ impl Table {
             Meter { progress, at: MERGE_SHARE, step: (1.0 - MERGE_SHARE) / n_words.max(1) as f32, pending: 0 };
         let (n_vocab, fingerprint) = (self.options.n_vocab, self.options.fingerprint);
         self.summary.n_bytes =
-            store::write(writer, name, Kind::Corpus, n_vocab, fingerprint, &mut sections, &mut |n| meter.add(n))?;
+            store::write(writer, name, Kind::Corpus, n_vocab, fingerprint, &mut sections, &mut |n| meter.add(n))?.0;
         meter.at = 1.0;
         meter.tell()
     }

@@ -1,5 +1,6 @@
 //! Replacing a file as a whole or not at all.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -7,15 +8,42 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::error::Error;
 
+/// Who may read a file that is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Access {
+    /// Whoever the user's own settings let.
+    Usual,
+    /// The user alone: the file tells what was said. On systems without Unix permissions it is as [`Usual`](Self::Usual).
+    Private,
+}
+
+impl Access {
+    /// Options to write a file that does not exist yet.
+    pub(super) fn options(self) -> OpenOptions {
+        let mut options = OpenOptions::new();
+        options.write(true);
+        #[cfg(unix)]
+        if self == Self::Private {
+            use std::os::unix::fs::OpenOptionsExt as _;
+            options.mode(0o600);
+        }
+        options
+    }
+}
+
 /// Writes `path` anew through `write`: into a temporary file in the same folder, synced to the disk and renamed. Whatever fails on the
 /// way, the old file stays as it was and the temporary one is removed.
-pub(crate) fn replace_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<(), Error>) -> Result<(), Error> {
+pub(crate) fn replace_file(
+    path: &Path,
+    access: Access,
+    write: impl FnOnce(&mut dyn Write) -> Result<(), Error>,
+) -> Result<(), Error> {
     // A rename would put the new file in the place of a symbolic link; following it first keeps the link.
     let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let cannot = |source| {
         Error::io(format!("cannot write `{}`: the old file, if there was one, is unchanged", path.display()), source)
     };
-    let (temporary, mut file) = create_beside(path).map_err(cannot)?;
+    let (temporary, mut file) = create_beside(path, access).map_err(cannot)?;
     let result = write(&mut file)
         .and_then(|()| file.sync_all().map_err(cannot))
         .and_then(|()| fs::rename(&temporary, path).map_err(cannot));
@@ -32,7 +60,7 @@ pub(crate) fn replace_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> Re
     }
 }
 
-fn create_beside(path: &Path) -> std::io::Result<(PathBuf, File)> {
+fn create_beside(path: &Path, access: Access) -> std::io::Result<(PathBuf, File)> {
     static COUNTER: AtomicU32 = AtomicU32::new(0);
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -42,15 +70,35 @@ fn create_beside(path: &Path) -> std::io::Result<(PathBuf, File)> {
         return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "the path does not end in a file name"));
     };
     loop {
-        let mut temporary = std::ffi::OsString::from(".");
-        temporary.push(name);
-        temporary.push(format!(".{}-{}.tmp", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed)));
-        let temporary = folder.join(temporary);
-        match OpenOptions::new().write(true).create_new(true).open(&temporary) {
+        let temporary = folder.join(beside(name, &format!("{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed))));
+        match access.options().create_new(true).open(&temporary) {
             Ok(file) => return Ok((temporary, file)),
             // Left behind by a killed process that had the same id.
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
             Err(e) => return Err(e),
+        }
+    }
+}
+
+/// The name of a temporary file for `name`.
+fn beside(name: &OsStr, tag: &str) -> OsString {
+    let mut temporary = OsString::from(".");
+    temporary.push(name);
+    temporary.push(format!(".{tag}.tmp"));
+    temporary
+}
+
+/// Removes temporary files for `path` that killed processes left. Only for whoever holds the lock on `path`: nobody else writes then.
+pub(super) fn remove_leftovers(path: &Path) {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return };
+    let pattern = beside(name, "").into_encoded_bytes();
+    let (start, end) = pattern.split_at(pattern.len() - ".tmp".len());
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let middle = name.as_encoded_bytes().strip_prefix(start).and_then(|rest| rest.strip_suffix(end));
+        if middle.is_some_and(|tag| tag.iter().all(|&byte| byte.is_ascii_digit() || byte == b'-')) {
+            // One that stays costs room and nothing else.
+            let _ = fs::remove_file(entry.path());
         }
     }
 }
@@ -93,7 +141,7 @@ mod tests {
     }
 
     fn save(path: &Path, bytes: &[u8], room: usize) -> Result<(), Error> {
-        replace_file(path, |inner| {
+        replace_file(path, Access::Usual, |inner| {
             FullDisk { inner, left: room }.write_all(bytes).map_err(|e| Error::io("cannot write", e))
         })
     }
