@@ -11,7 +11,7 @@ use anyhow::Result;
 use clap::{CommandFactory as _, FromArgMatches as _};
 
 use app::flags::{Cli, Command};
-use app::{argv, bench, failure, inspect, learn, quantize, replay, run, version};
+use app::{argv, bench, failure, inspect, learn, memory, quantize, replay, run, version};
 
 fn main() -> ExitCode {
     match parse(env::args_os()).and_then(|cli| dispatch(&cli)) {
@@ -39,6 +39,7 @@ fn dispatch(cli: &Cli) -> Result<()> {
         Some(Command::Inspect(args)) => inspect::inspect(args),
         Some(Command::Learn(args)) => learn::learn(args),
         Some(Command::Quantize(args)) => quantize::quantize(args),
+        Some(Command::Memory(command)) => memory::memory(command),
         Some(Command::Completions { shell }) => {
             // In memory first: the generator panics where it cannot write.
             let mut script = Vec::new();

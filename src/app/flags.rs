@@ -33,6 +33,9 @@ pub(crate) enum Command {
     Learn(LearnArgs),
     /// Quantise a model file to another type.
     Quantize(QuantizeArgs),
+    /// List, look into, join or remove what was learnt from earlier answers.
+    #[command(subcommand, arg_required_else_help = true)]
+    Memory(MemoryCommand),
     /// Print a completion script for a shell.
     Completions {
         /// Shell.
@@ -188,6 +191,19 @@ pub(crate) struct SpecArgs {
     pub(crate) corpus: Option<PathBuf>,
 }
 
+/// What is learnt from one answer to the next.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Drafting")]
+pub(crate) struct MemoryArgs {
+    /// What was learnt from earlier prompts and answers: `on` uses and keeps it, `read` uses it, `off` neither. A file takes the place
+    /// of the model's own in the cache folder.
+    #[arg(long, value_name = "on|read|off|FILE", default_value = "on", env = "ADED_MEMORY")]
+    pub(crate) memory: PathBuf,
+    /// Most MiB of that file; what is old and was of little use goes first.
+    #[arg(long, value_name = "MIB", default_value_t = 64, env = "ADED_MEMORY_LIMIT", value_parser = clap::value_parser!(u64).range(1..=4096))]
+    pub(crate) memory_limit: u64,
+}
+
 /// Whose kernels compute.
 #[derive(Clone, Copy, Debug, Default, Args)]
 #[command(next_help_heading = "Model")]
@@ -322,6 +338,8 @@ pub(crate) struct RunArgs {
     pub(crate) sampling: SamplingArgs,
     #[command(flatten)]
     pub(crate) spec: SpecArgs,
+    #[command(flatten)]
+    pub(crate) memory: MemoryArgs,
     #[command(flatten)]
     pub(crate) log: LogArgs,
     #[command(flatten)]
@@ -458,6 +476,44 @@ pub(crate) struct QuantizeArgs {
     pub(crate) output_tensor_type: Option<String>,
     #[command(flatten)]
     pub(crate) log: LogArgs,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum MemoryCommand {
+    /// List the memories of all models, and the tables of measured times.
+    Ls,
+    /// Say what a memory holds, in numbers; its texts with --text.
+    Show(Box<MemoryShowArgs>),
+    /// Remove memories: all of them, measured times as well, or the files named.
+    Clear {
+        /// Files to remove; others than memories and tables of times are left alone.
+        #[arg(value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+    /// Join memories of one model into one.
+    Merge {
+        /// Files to join. Where the limit is reached, the first files' texts stay.
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// File to write. What it holds already is kept.
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+        /// Most MiB of that file.
+        #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=4096))]
+        memory_limit: u64,
+    },
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct MemoryShowArgs {
+    /// Memory file [default: that of the model].
+    #[arg(value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// Print the texts that it remembers word for word.
+    #[arg(long)]
+    pub(crate) text: bool,
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
 }
 
 fn gpu_layers(text: &str) -> Result<i32, String> {

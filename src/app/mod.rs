@@ -9,6 +9,7 @@ pub(crate) mod inspect;
 pub(crate) mod interrupt;
 pub(crate) mod learn;
 pub(crate) mod log;
+pub(crate) mod memory;
 pub(crate) mod output;
 pub(crate) mod prompt;
 pub(crate) mod quantize;

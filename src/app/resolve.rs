@@ -37,8 +37,13 @@ const LOGITS_BYTES_PER_ENTRY: usize = 8;
 
 /// The folder of fetched models; the same as in scripts/models.py.
 pub(crate) fn model_store() -> Option<PathBuf> {
+    folder("ADED_MODELS", "models")
+}
+
+/// A folder in the platform's cache folder, or the one that an environment variable names. `None` where there is no home either.
+pub(crate) fn folder(variable: &str, name: &str) -> Option<PathBuf> {
     let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    set("ADED_MODELS").or_else(|| {
+    set(variable).or_else(|| {
         let home = env::home_dir().filter(|home| !home.as_os_str().is_empty());
         let cache = if cfg!(target_os = "macos") {
             home?.join("Library/Caches")
@@ -47,7 +52,7 @@ pub(crate) fn model_store() -> Option<PathBuf> {
         } else {
             set("XDG_CACHE_HOME").filter(|path| path.is_absolute()).or_else(|| Some(home?.join(".cache")))?
         };
-        Some(cache.join("aded/models"))
+        Some(cache.join("aded").join(name))
     })
 }
 
@@ -71,12 +76,16 @@ pub(crate) fn model_path(args: &ModelArgs) -> Result<PathBuf, Error> {
 
 /// Switches our kernels on or off; to be called before a model is loaded.
 pub(crate) fn kernels(args: KernelArgs) {
-    let kernels = match args.kernels {
+    let isa = kernels_enable(&kernels_of(args));
+    info!("kernels: {}", isa.map_or("llama.cpp's", Isa::name));
+}
+
+/// The kernels that the flags ask for.
+pub(crate) fn kernels_of(args: KernelArgs) -> Kernels {
+    match args.kernels {
         KernelMode::Auto => Kernels::default(),
         KernelMode::Off => Kernels::off(),
-    };
-    let isa = kernels_enable(&kernels);
-    info!("kernels: {}", isa.map_or("llama.cpp's", Isa::name));
+    }
 }
 
 /// Loads the model that is meant; with a progress bar on a terminal if it takes long.

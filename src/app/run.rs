@@ -4,13 +4,14 @@ use std::io::Write as _;
 use std::sync::Arc;
 
 use aded::llama::text::Detokenizer;
-use aded::llama::{Model, Target};
+use aded::llama::{Model, Target, circumstances};
 use aded::model::TargetModel as _;
 use aded::sampling::RowSampler;
 use aded::{Error, Finish, Request, Session, Stats, Token};
 use anyhow::Result;
 
 use super::flags::{OutputArgs, RunArgs, StatsDetail};
+use super::memory::Memory;
 use super::output::{Answer, StopFilter, TextWriter, Timings, details, has_colours, note};
 use super::prompt::{Prompt, unescape};
 use super::{interrupt, log, resolve};
@@ -38,8 +39,14 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
         text: String::new(),
         tokens: Vec::new(),
     };
+    let params = resolve::context_params(&args.context, &args.spec, &model)?;
+    let circumstances = circumstances(&model, &params, args.model.gpu_layers, &resolve::kernels_of(args.kernels));
+    let mut memory = Memory::open(&args.memory, &model, circumstances, session.decoder_mut())?;
     let result = answering.answer(&model, &mut session, &tokens, &mut sampler);
-    answering.finish(result?, session.target())
+    let result = result.and_then(|ended| answering.finish(ended, session.target()));
+    // After the last word: nobody waits for it.
+    memory.close(session.decoder_mut());
+    result
 }
 
 struct Answering<'a> {

@@ -37,7 +37,13 @@ impl CopyIndex {
     pub fn new(max_tokens: usize) -> Self {
         let max_tokens = max_tokens.max(16);
         let n_heads = max_tokens.next_power_of_two();
-        Self { tokens: Vec::new(), heads: std::array::from_fn(|_| vec![0; n_heads]), document: 0, starts: Vec::new(), max_tokens }
+        Self {
+            tokens: Vec::new(),
+            heads: std::array::from_fn(|_| vec![0; n_heads]),
+            document: 0,
+            starts: Vec::new(),
+            max_tokens,
+        }
     }
 
     /// Appends a token.

@@ -240,27 +240,30 @@ impl<'a> Log<'a> {
         Ok(Self(starts.iter().zip(ends).map(|(&start, end)| &tokens[start as usize..end as usize]).collect()))
     }
 
-    /// The file's texts first, then those that only this process knows: what is held at the end is dropped last.
+    /// What only the file knows comes after what both knew, and before what only this process knows: both began with the same texts, and
+    /// what stands last is dropped last.
     fn add_to(&self, log: &mut CopyIndex) {
-        if self.0.is_empty() {
+        let own: Vec<Vec<u32>> =
+            log.documents().map(|document| document.iter().map(|token| token.0).collect()).collect();
+        let saved: HashSet<&[u32]> = self.0.iter().copied().collect();
+        let n_common = own.iter().rposition(|document| saved.contains(&document[..])).map_or(0, |last| last + 1);
+        let known: HashSet<&[u32]> = own.iter().map(Vec::as_slice).collect();
+        // The oldest text of either may have lost its beginning.
+        let cut = self.0.first().filter(|first| own.iter().any(|document| document.ends_with(first)));
+        let is_known = |document: &&[u32]| {
+            known.contains(document)
+                || cut == Some(document)
+                || own.first().is_some_and(|first| document.ends_with(first))
+        };
+        let mut others = self.0.iter().copied().filter(|document| !is_known(document)).peekable();
+        if others.peek().is_none() {
             return;
         }
-        let saved: HashSet<&[u32]> = self.0.iter().copied().collect();
-        let mut own: Vec<Vec<Token>> = Vec::new();
-        for document in log.documents() {
-            let ids: Vec<u32> = document.iter().map(|token| token.0).collect();
-            if !saved.contains(&ids[..]) {
-                own.push(document.to_vec());
-            }
-        }
+        let (common, new) = own.split_at(n_common);
         log.clear();
-        for document in &self.0 {
+        for document in common.iter().map(Vec::as_slice).chain(others).chain(new.iter().map(Vec::as_slice)) {
             log.begin_document();
             document.iter().for_each(|&id| log.push(Token(id)));
-        }
-        for document in own {
-            log.begin_document();
-            log.extend(&document);
         }
     }
 }
@@ -277,13 +280,15 @@ fn content(known: &Representative, owner: &Owner, max_bytes: u64) -> Content {
     let n_documents = known.log.documents().count() as u64;
     let wanted = (n_overlay + n_recall) * row_bytes + (n_log + n_documents) * 4;
     let room = max_bytes.saturating_sub(fixed);
-    let share = |n: u64| if wanted <= room { n } else { (u128::from(n) * u128::from(room) / u128::from(wanted)) as u64 };
+    let share =
+        |n: u64| if wanted <= room { n } else { (u128::from(n) * u128::from(room) / u128::from(wanted)) as u64 };
     let (tokens, starts) = newest_texts(&known.log, share(n_log + n_documents) as usize);
     vec![
         (section::MODEL, vec![owner.model as u32, (owner.model >> 32) as u32]),
         (
             section::OVERLAY,
-            overlay.to_words(share(n_overlay) as usize, |row| row.iter().map(|(_, weight)| u32::from(weight / ONE)).sum()),
+            overlay
+                .to_words(share(n_overlay) as usize, |row| row.iter().map(|(_, weight)| u32::from(weight / ONE)).sum()),
         ),
         (section::RECALL, recall.to_words(share(n_recall) as usize, |_| 1)),
         (section::LOG, tokens),

@@ -33,8 +33,8 @@ use std::path::Path;
 
 use crate::error::Error;
 
-pub(crate) use keep::{Content, Keep};
 pub use keep::Kept;
+pub(crate) use keep::{Content, Keep};
 pub(crate) use replace::{Access, replace_file};
 use spill::WordFile;
 
@@ -165,8 +165,7 @@ pub(crate) fn read(
     kind: Kind,
     expected: Option<Fingerprint>,
 ) -> Result<Stored, Refused> {
-    let bad =
-        |reason, what: String| Refused { reason, error: Error::format(format!("cannot use `{name}`: {what}")) };
+    let bad = |reason, what: String| Refused { reason, error: Error::format(format!("cannot use `{name}`: {what}")) };
     let damaged = |what: String| bad(Reason::Damaged, format!("{what}; {}", kind.way_out()));
     let mut header = [0u8; HEADER_WORDS * 4];
     let n_header = read_up_to(&mut reader, &mut header)
@@ -202,7 +201,8 @@ pub(crate) fn read(
         return Err(damaged(format!("its contents were altered: checksum {:016x}, stored {stored:016x}", sum.value())));
     }
     if word(3) != VERSION {
-        let way_out = if word(3) > VERSION { format!("update aded, or {}", kind.way_out()) } else { kind.way_out().into() };
+        let way_out =
+            if word(3) > VERSION { format!("update aded, or {}", kind.way_out()) } else { kind.way_out().into() };
         let what = format!("its format version is {}, this aded reads version {VERSION}; {way_out}", word(3));
         return Err(bad(Reason::Others, what));
     }

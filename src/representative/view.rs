@@ -47,6 +47,11 @@ impl Representative {
         self.corpus.as_ref()
     }
 
+    /// What was said, counted.
+    pub fn overlay(&self) -> &Overlay {
+        &self.overlay
+    }
+
     /// Forgets everything learnt; a corpus stays.
     pub fn clear(&mut self) {
         self.overlay.clear();

@@ -8,6 +8,7 @@ mod errors;
 #[path = "../engine/gguf.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod gguf;
+mod memory;
 mod output;
 mod readme;
 #[cfg(unix)]
@@ -61,10 +62,18 @@ fn program() -> Command {
             command.env_remove(&name);
         }
     }
+    // No test depends on what another one taught, and none teaches the user's own models.
+    command.env("ADED_MEMORY", "off").env("ADED_MEMORY_DIR", scratch());
     // Tests run side by side: more threads than cores would wait for each other at every step.
     command.env("ADED_THREADS", "1");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
+}
+
+/// A folder for what the program keeps for itself, gone with the process.
+fn scratch() -> &'static Path {
+    static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
+    FOLDER.get_or_init(folder).path()
 }
 
 fn aded(arguments: &[&str]) -> Outcome {

@@ -8,6 +8,7 @@ mod faults;
 mod faulty;
 mod layering;
 mod limits;
+mod memory_files;
 mod shared_calls;
 mod steady_state;
 mod suite;

@@ -49,7 +49,8 @@ impl Calibration {
     /// Adds what another process learnt. Shares and weights are averaged by the outcomes that they rest on; those that both began with
     /// count twice, which does not move an average.
     pub(crate) fn merge(&mut self, other: &Self) {
-        let mean = |a: f32, n_a: f32, b: f32, n_b: f32| if n_a + n_b > 0.0 { (a * n_a + b * n_b) / (n_a + n_b) } else { a };
+        let mean =
+            |a: f32, n_a: f32, b: f32, n_b: f32| if n_a + n_b > 0.0 { (a * n_a + b * n_b) / (n_a + n_b) } else { a };
         for (bucket, other) in self.buckets.iter_mut().flatten().zip(other.buckets.iter().flatten()) {
             bucket.share = mean(bucket.share, bucket.n, other.share, other.n);
             bucket.n = bucket.n.max(other.n);

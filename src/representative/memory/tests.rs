@@ -21,6 +21,7 @@ fn session() -> Session<ScriptedModel> {
     config.draft.budget = Some(8);
     config.representative.overlay_contexts = 4096;
     config.representative.recall_contexts = 4096;
+    config.representative.log_tokens = 8192;
     Session::new(ScriptedModel::new(300, 2, 12.0, 9), config).unwrap()
 }
 
@@ -160,7 +161,8 @@ fn spoilt_files_are_set_aside_and_those_of_others_left_alone() {
         altered[good.len() / 2] ^= 1;
         let (text, aside) = spoilt(&altered, place);
         assert!(aside && text.contains("altered"), "{text}");
-        let (text, aside) = spoilt(b"a letter to my aunt, who has nothing to do with this, and long enough to be one", place);
+        let (text, aside) =
+            spoilt(b"a letter to my aunt, who has nothing to do with this, and long enough to be one", place);
         assert!(aside == place && text.contains("does not begin like an aded file"), "{text}");
     }
     let other = Owner { model: 23, ..OWNER };
@@ -195,6 +197,7 @@ fn the_size_is_capped_and_what_is_new_stays() {
     let mut long = session();
     (0..60).for_each(|start| _ = learn(&mut long, start));
     for max_bytes in [64 << 10, 100_000, 200_000] {
+        // Each save meets what the one before had room for, the end of a text among it.
         MemoryFile::new(&path, OWNER, max_bytes, true).save(known(&mut long)).unwrap();
         let n_bytes = fs::metadata(&path).unwrap().len();
         assert!(n_bytes <= max_bytes && n_bytes > max_bytes * 9 / 10, "{n_bytes} of {max_bytes}");
@@ -203,7 +206,7 @@ fn the_size_is_capped_and_what_is_new_stays() {
         let last = known(&mut long).log.documents().last().unwrap().to_vec();
         assert_eq!(known(&mut back).log.documents().last().unwrap(), &last[..]);
         let known = known(&mut back);
-        for window in last.windows(3) {
+        for window in last[last.len() - 8..].windows(3) {
             assert!(known.overlay.pair(window[0], window[1]).is_some(), "learnt last, kept");
         }
         assert!(known.overlay.table().len() < long.decoder().representative().overlay.table().len());
@@ -236,7 +239,7 @@ fn seal(mut words: Vec<u32>) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(40))]
 
     /// Whatever a sealed file holds: an error, or a memory that can be drafted from.
     #[test]

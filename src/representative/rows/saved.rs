@@ -152,7 +152,10 @@ mod tests {
         assert_eq!(back.clock, full.clock);
         for key in 0..40 {
             let (row, other) = (full.get(key), back.get(key));
-            assert_eq!(row.map(|row| (row.tokens, row.weights, row.stamp)), other.map(|row| (row.tokens, row.weights, row.stamp)));
+            assert_eq!(
+                row.map(|row| (row.tokens, row.weights, row.stamp)),
+                other.map(|row| (row.tokens, row.weights, row.stamp))
+            );
         }
         let mut smaller = RowTable::new(16);
         merged(&mut smaller, &full.to_words(1000, |_| 1)).unwrap();

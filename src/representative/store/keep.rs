@@ -133,8 +133,7 @@ impl Keep {
             content.iter_mut().map(|(id, words)| (*id, Words::Memory(words))).collect();
         let (name, mut checksum) = (self.path.display().to_string(), 0);
         replace_file(&path, Access::Private, |file| {
-            checksum =
-                write(file, &name, self.kind, self.n_vocab, self.fingerprint, &mut sections, &mut |_| Ok(()))?.1;
+            checksum = write(file, &name, self.kind, self.n_vocab, self.fingerprint, &mut sections, &mut |_| Ok(()))?.1;
             Ok(())
         })?;
         self.last_seen = Some(checksum);
@@ -166,7 +165,8 @@ fn lock(path: &Path) -> Result<Option<Lock>, Error> {
     name.push(path.file_name().unwrap_or_default());
     name.push(".lock");
     let beside = path.with_file_name(name);
-    let cannot = |source| Error::io(format!("cannot lock `{}` to write `{}`", beside.display(), path.display()), source);
+    let cannot =
+        |source| Error::io(format!("cannot lock `{}` to write `{}`", beside.display(), path.display()), source);
     let file = Access::Private.options().create(true).truncate(false).open(&beside).map_err(cannot)?;
     match file.try_lock() {
         Ok(()) => Ok(Some(Lock { is_held: true, _file: file })),

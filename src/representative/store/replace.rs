@@ -70,7 +70,8 @@ fn create_beside(path: &Path, access: Access) -> std::io::Result<(PathBuf, File)
         return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "the path does not end in a file name"));
     };
     loop {
-        let temporary = folder.join(beside(name, &format!("{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed))));
+        let temporary =
+            folder.join(beside(name, &format!("{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed))));
         match access.options().create_new(true).open(&temporary) {
             Ok(file) => return Ok((temporary, file)),
             // Left behind by a killed process that had the same id.
