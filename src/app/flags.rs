@@ -197,7 +197,7 @@ pub(crate) struct SpecArgs {
 pub(crate) struct MemoryArgs {
     /// What was learnt from earlier prompts and answers: `on` uses and keeps it, `read` uses it, `off` neither. A file takes the place
     /// of the model's own in the cache folder.
-    #[arg(long, value_name = "on|read|off|FILE", default_value = "on", env = "ADED_MEMORY")]
+    #[arg(long, value_name = "WHAT", default_value = "on", env = "ADED_MEMORY")]
     pub(crate) memory: PathBuf,
     /// Most MiB of that file; what is old and was of little use goes first.
     #[arg(long, value_name = "MIB", default_value_t = 64, env = "ADED_MEMORY_LIMIT", value_parser = clap::value_parser!(u64).range(1..=4096))]

@@ -6,6 +6,8 @@ mod faults;
 #[path = "../support/faulty.rs"]
 #[allow(unreachable_pub)]
 mod faulty;
+mod formats;
+mod fuzz_regressions;
 mod layering;
 mod limits;
 mod memory_files;
