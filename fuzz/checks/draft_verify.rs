@@ -25,7 +25,10 @@ pub fn check(bytes: &[u8]) {
         match (batch.node(row), batch.row(row).parent) {
             (Some(node), Some(parent)) => {
                 assert!(parent < row && batch.node(parent) == tree.parent(node));
-                assert_eq!((batch.row(row).token, batch.row(row).pos.0), (tree.token(node), 9 + u32::from(tree.depth(node))));
+                assert_eq!(
+                    (batch.row(row).token, batch.row(row).pos.0),
+                    (tree.token(node), 9 + u32::from(tree.depth(node)))
+                );
                 assert_eq!(batch.child(parent, tree.token(node)), Some(row));
                 let around = batch.row(parent).leaves();
                 assert!(around.start <= leaf_range.start && leaf_range.end <= around.end);

@@ -186,3 +186,14 @@ fn cancelling_ends_a_call_under_way_and_the_target_works_on() {
     }
     assert_eq!(output, truth);
 }
+
+/// What fuzzing found in the reader of model files, and where it began.
+#[test]
+fn fuzzed_heads_of_model_files_are_headers_or_errors() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/regressions/gguf");
+    for file in std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()) {
+        if let Err(error) = aded::llama::Header::read(&file, |kind| (kind == 0).then_some((1, 4))) {
+            assert!(error.is_format() && !error.to_string().contains('\n'), "{}: {error}", file.display());
+        }
+    }
+}

@@ -261,3 +261,29 @@ proptest! {
         let _ = file(&path).save(known(&mut session));
     }
 }
+
+/// Prints the least of several times; `docs/memory.md` has the figure. Run it in release, on an idle machine.
+#[test]
+#[ignore = "a measurement"]
+fn how_long_loading_takes_at_the_cap() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.aded");
+    let owner = Owner { n_vocab: 50_000, ..OWNER };
+    let config = RepresentativeConfig { overlay_contexts: 1 << 19, recall_contexts: 1 << 19, ..Default::default() };
+    let mut known = Representative::new(&config);
+    for index in 0..600_000u32 {
+        let token = |salt: u32| Token(index.wrapping_mul(2_654_435_761).rotate_left(salt) % 50_000);
+        known.overlay.learn(token(0), token(7), token(13));
+        known.recall.learn(token(3), token(11), &Default::default());
+        known.log.push(token(5));
+    }
+    MemoryFile::new(&path, owner, MAX_BYTES, true).save(&mut known).unwrap();
+    let mut times = Vec::new();
+    for _ in 0..9 {
+        let mut fresh = Representative::new(&config);
+        let begun = std::time::Instant::now();
+        assert!(MemoryFile::new(&path, owner, MAX_BYTES, true).load(&mut fresh).unwrap());
+        times.push(begun.elapsed());
+    }
+    println!("{} bytes: {:?} at least, of {times:?}", fs::metadata(&path).unwrap().len(), times.iter().min().unwrap());
+}
