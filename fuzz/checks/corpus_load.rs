@@ -5,7 +5,7 @@ use aded::representative::corpus::Corpus;
 
 use super::frame::sealed;
 
-pub fn check(bytes: &[u8]) {
+pub(crate) fn check(bytes: &[u8]) {
     for file in [bytes.to_vec(), sealed(bytes, 1)] {
         match Corpus::read(&file[..], file.len() as u64, "fuzzed", None) {
             Ok(corpus) => {

@@ -5,7 +5,7 @@ use aded::draft::DraftTree;
 use aded::verify::{Walk, walk};
 use aded::{NodeId, Pos, RowId, Slot, Token};
 
-pub fn check(bytes: &[u8]) {
+pub(crate) fn check(bytes: &[u8]) {
     let Some((&[n_nodes, n_kept], rest)) = bytes.split_first_chunk::<2>() else { return };
     let (nodes, said) = rest.split_at((2 * usize::from(n_nodes)).min(rest.len()) / 2 * 2);
     let mut tree = DraftTree::new();

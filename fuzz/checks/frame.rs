@@ -1,7 +1,7 @@
 //! The frame of a file of ours round any words, so that what is inside is reached.
 
 /// A sealed file of a kind whose words from the section table on come from `bytes`.
-pub fn sealed(bytes: &[u8], kind: u32) -> Vec<u8> {
+pub(crate) fn sealed(bytes: &[u8], kind: u32) -> Vec<u8> {
     let mut words = vec![0u32; 16];
     (words[0], words[1]) = (u32::from_le_bytes(*b"\x89ADE"), u32::from_le_bytes(*b"D\r\n\x1a"));
     (words[2], words[3], words[4], words[5]) = (0x0A0B_0C0D, 1, kind, 40);

@@ -4,7 +4,7 @@ use aded::representative::memory::summary_of;
 
 use super::frame::sealed;
 
-pub fn check(bytes: &[u8]) {
+pub(crate) fn check(bytes: &[u8]) {
     for file in [bytes.to_vec(), sealed(bytes, 2)] {
         match summary_of(&file, "fuzzed") {
             Ok(summary) => assert!(summary.n_log_documents <= summary.n_log_tokens),
