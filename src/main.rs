@@ -1,6 +1,8 @@
 //! The program `aded`: parse, dispatch, exit code.
 
 mod app;
+#[cfg(feature = "server")]
+mod server;
 
 use std::env;
 use std::ffi::OsString;
@@ -34,6 +36,8 @@ fn dispatch(cli: &Cli) -> Result<()> {
     }
     match &cli.command {
         Some(Command::Run(args)) => run::run(args),
+        #[cfg(feature = "server")]
+        Some(Command::Serve(args)) => server::serve(args),
         Some(Command::Bench(args)) => bench::bench(args),
         Some(Command::Replay(args)) => replay::replay(args),
         Some(Command::Inspect(args)) => inspect::inspect(args),

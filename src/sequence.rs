@@ -60,6 +60,8 @@ pub struct Sequence {
     pub(crate) doubt: Option<f32>,
     /// The last token's row was in doubt: the next round drafts nothing.
     pub(crate) wants_plain: bool,
+    /// Most nodes of a draft, beside all other limits.
+    draft_limit: usize,
     /// What happened so far.
     pub stats: Stats,
 }
@@ -85,6 +87,7 @@ impl Sequence {
             n_reusable: usize::MAX,
             doubt: None,
             wants_plain: false,
+            draft_limit: usize::MAX,
             stats: Stats::default(),
         }
     }
@@ -116,10 +119,17 @@ impl Sequence {
         self.n_reusable = usize::MAX;
         self.wants_plain = false;
         self.last_row = TopRow::default();
+        self.draft_limit = usize::MAX;
         self.tree.clear();
         self.walk.rows.clear();
         self.walk.tokens.clear();
         self.stats = Stats { n_prompt_reused: n_decoded as u64, ..Stats::default() };
+    }
+
+    /// Drafts of the generation that has begun have at most so many nodes from now on; 0 = plain decoding. The next generation begins
+    /// without this limit.
+    pub fn set_draft_limit(&mut self, n_nodes: usize) {
+        self.draft_limit = n_nodes;
     }
 
     /// The slot of the target that holds the sequence.
@@ -214,8 +224,9 @@ impl Sequence {
     }
 
     /// Nodes for which the context has cells, beside the root's. Each node takes one while it is verified, accepted or not.
+    /// Nodes that a draft may have: as many as the context has cells for, beside the root's, within the limit that was set. Each node takes one while it is verified, accepted or not.
     pub(crate) fn max_nodes(&self) -> usize {
-        self.n_ctx.saturating_sub(self.n_decoded + 1)
+        self.n_ctx.saturating_sub(self.n_decoded + 1).min(self.draft_limit)
     }
 
     /// Deepest node that could still be of use: a token emitted beyond the limit or the context would be thrown away.

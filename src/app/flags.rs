@@ -23,6 +23,10 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Answer a prompt.
     Run(Box<RunArgs>),
+    /// Answer requests of OpenAI's and llama.cpp's clients, and show a chat page.
+    #[cfg(feature = "server")]
+    #[command(alias = "server")]
+    Serve(Box<crate::server::args::ServeArgs>),
     /// Measure the speed-up on real prompts, or the cost of rows.
     Bench(Box<BenchArgs>),
     /// Play recorded answers over a given cost of rows, without a model: searches and settings judged without noise.

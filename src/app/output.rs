@@ -93,19 +93,28 @@ impl TextWriter {
 pub(crate) struct StopFilter {
     stops: Vec<String>,
     held: String,
+    found: Option<usize>,
 }
 
 impl StopFilter {
     /// Empty strings stop nothing.
     pub(crate) fn new(stops: impl IntoIterator<Item = String>) -> Self {
-        Self { stops: stops.into_iter().filter(|stop| !stop.is_empty()).collect(), held: String::new() }
+        Self { stops: stops.into_iter().filter(|stop| !stop.is_empty()).collect(), held: String::new(), found: None }
+    }
+
+    /// The stop string that was found.
+    #[cfg_attr(not(feature = "server"), allow(dead_code))]
+    pub(crate) fn found(&self) -> Option<&str> {
+        self.found.map(|index| self.stops[index].as_str())
     }
 
     /// Takes a piece and appends to `out` what no stop string can begin in. True if one was found: the text before it is in `out`, and
     /// the rest is gone.
     pub(crate) fn push(&mut self, piece: &str, out: &mut String) -> bool {
         self.held.push_str(piece);
-        if let Some(at) = self.stops.iter().filter_map(|stop| self.held.find(stop)).min() {
+        let places = self.stops.iter().enumerate().filter_map(|(index, stop)| Some((self.held.find(stop)?, index)));
+        if let Some((at, index)) = places.min() {
+            self.found = Some(index);
             out.push_str(&self.held[..at]);
             self.held.clear();
             return true;

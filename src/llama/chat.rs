@@ -1,8 +1,9 @@
 //! Chat templates: the Jinja text in a model file, run the way the Python library runs it for which such templates are written.
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, ValueKind};
+use minijinja::value::{Kwargs, Serde, ValueKind};
 use minijinja::{Environment, ErrorKind, Value, context};
+use serde::Serialize;
 
 use crate::error::Error;
 
@@ -22,6 +23,46 @@ impl ChatMessage {
     }
 }
 
+/// All that a template is given, from any values that can be serialised: messages with tool calls, tools, variables of its own.
+#[derive(Clone, Debug)]
+pub struct ChatInput {
+    messages: Value,
+    tools: Value,
+    variables: Value,
+    add_generation_prompt: bool,
+}
+
+impl ChatInput {
+    /// A list of messages, each a map with at least `role` and `content`, after which the model answers.
+    pub fn new(messages: &impl Serialize) -> Self {
+        Self {
+            messages: Value::from(Serde(messages)),
+            tools: Value::from(()),
+            variables: context! {},
+            add_generation_prompt: true,
+        }
+    }
+
+    /// Adds the list of tools that the model may call.
+    #[must_use]
+    pub fn with_tools(self, tools: &impl Serialize) -> Self {
+        Self { tools: Value::from(Serde(tools)), ..self }
+    }
+
+    /// Adds a map of further variables that the template may know, such as `enable_thinking`. They do not replace those that every
+    /// template is given.
+    #[must_use]
+    pub fn with_variables(self, variables: &impl Serialize) -> Self {
+        Self { variables: Value::from(Serde(variables)), ..self }
+    }
+
+    /// Whether the opening of the model's own answer comes last. Default true.
+    #[must_use]
+    pub fn with_generation_prompt(self, add_generation_prompt: bool) -> Self {
+        Self { add_generation_prompt, ..self }
+    }
+}
+
 /// Steps that a template may take: one that loops for ever ends here.
 const FUEL: u64 = 50_000_000;
 
@@ -33,6 +74,15 @@ pub(super) fn render(
     begin: &str,
     end: &str,
 ) -> Result<String, Error> {
+    let messages: Vec<Value> =
+        messages.iter().map(|message| context! { role => &message.role, content => &message.content }).collect();
+    let messages = Value::from(messages);
+    let input = ChatInput { messages, tools: Value::from(()), variables: context! {}, add_generation_prompt };
+    render_input(template, &input, begin, end)
+}
+
+/// Runs a template on anything.
+pub(super) fn render_input(template: &str, input: &ChatInput, begin: &str, end: &str) -> Result<String, Error> {
     let mut environment = Environment::new();
     // These templates are written for an environment with both switches on.
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
@@ -44,8 +94,7 @@ pub(super) fn render(
         Err(minijinja::Error::new(ErrorKind::InvalidOperation, text).with_source(Refused))
     });
     environment.add_function("strftime_now", |format: String| super::clock::format_now(&format));
-    let messages: Vec<Value> =
-        messages.iter().map(|message| context! { role => &message.role, content => &message.content }).collect();
+    let ChatInput { messages, tools, variables, add_generation_prompt } = input;
     environment
         .add_template("chat", template)
         .and_then(|()| environment.get_template("chat"))
@@ -55,7 +104,8 @@ pub(super) fn render(
                 add_generation_prompt,
                 bos_token => begin,
                 eos_token => end,
-                tools => Value::from(()),
+                tools,
+                ..variables.clone()
             })
         })
         .map_err(|error| {
@@ -176,6 +226,18 @@ mod tests {
             run("{{ tools is none }}{{ messages is iterable }}{{ messages[0].content is string }}").unwrap(),
             "TrueTrueTrue"
         );
+    }
+
+    #[test]
+    fn tools_and_variables_reach_the_template_and_replace_nothing() {
+        let message = std::collections::BTreeMap::from([("role", "user"), ("content", "hi")]);
+        let input = ChatInput::new(&[message])
+            .with_tools(&[[("name", "f")]])
+            .with_variables(&std::collections::BTreeMap::from([("mood", "glad"), ("bos_token", "x")]))
+            .with_generation_prompt(false);
+        let template =
+            "{{ bos_token }}{{ mood }}{{ messages[0].content }}{{ tools | tojson }}{{ add_generation_prompt }}";
+        assert_eq!(render_input(template, &input, "<s>", "").unwrap(), "<s>gladhi[[[\"name\", \"f\"]]]False");
     }
 
     #[test]

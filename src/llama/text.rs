@@ -8,7 +8,7 @@ use super::model::Model;
 use crate::error::Error;
 use crate::token::Token;
 
-pub use super::chat::ChatMessage;
+pub use super::chat::{ChatInput, ChatMessage};
 
 impl Model {
     /// The tokens of a text.
@@ -74,6 +74,15 @@ impl Model {
     ) -> Result<String, Error> {
         let name = |token: Option<Token>| token.map_or_else(String::new, |token| self.token_name(token));
         chat::render(template, messages, add_generation_prompt, &name(self.begin_token()), &name(self.end_token()))
+    }
+
+    /// As [`chat_prompt_with`](Self::chat_prompt_with), of messages with all that templates know: tool calls, tools, variables.
+    ///
+    /// # Errors
+    /// As [`chat_prompt`](Self::chat_prompt).
+    pub fn chat_prompt_of(&self, template: &str, input: &ChatInput) -> Result<String, Error> {
+        let name = |token: Option<Token>| token.map_or_else(String::new, |token| self.token_name(token));
+        chat::render_input(template, input, &name(self.begin_token()), &name(self.end_token()))
     }
 
     /// The chat template in the file: Jinja.

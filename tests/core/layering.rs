@@ -16,7 +16,7 @@ const LAYERS: &[(&[&str], bool)] = &[
     (&["round"], false),
     (&["generation"], false),
     (&["llama"], false),
-    (&["app", "bench", "replay"], true),
+    (&["app", "server", "bench", "replay"], true),
 ];
 
 fn sources(folder: &Path, out: &mut Vec<PathBuf>) {
