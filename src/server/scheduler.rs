@@ -183,6 +183,11 @@ impl Engine {
         info!("request {}: slot {index}, {} prompt tokens, {n_held} of them held", job.id, job.prompt.len());
         slot.begin(job, n_held, &mut self.decoder, &self.model, &self.end_tokens);
         self.count_running();
+        // An answer of no tokens is complete before it has begun.
+        if let Some(finish) = self.slots[index].sequence.finish() {
+            let after = self.slots[index].end(finish, Round::default());
+            self.ended(index, after);
+        }
     }
 
     /// Ends the jobs whose client has gone or whose time is up.
