@@ -215,6 +215,12 @@ pub(crate) const LLAMA_ENVIRONMENT: &[(&str, &str)] = &[
     ("presence_penalty", "LLAMA_ARG_PRESENCE_PENALTY"),
     ("frequency_penalty", "LLAMA_ARG_FREQUENCY_PENALTY"),
     ("log_file", "LLAMA_ARG_LOG_FILE"),
+    ("host", "LLAMA_ARG_HOST"),
+    ("port", "LLAMA_ARG_PORT"),
+    ("parallel", "LLAMA_ARG_N_PARALLEL"),
+    ("alias", "LLAMA_ARG_ALIAS"),
+    ("api_key", "LLAMA_API_KEY"),
+    ("metrics", "LLAMA_ARG_ENDPOINT_METRICS"),
 ];
 
 /// Lets llama.cpp's habits and environment variables stand in, in a command and all its subcommands. An empty variable counts as unset.

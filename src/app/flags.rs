@@ -547,9 +547,12 @@ mod tests {
     fn the_flags_are_consistent_and_the_environment_names_them() {
         let command = Cli::command();
         command.clone().debug_assert();
-        let run = command.find_subcommand("run").unwrap();
-        for (id, name) in LLAMA_ENVIRONMENT {
-            assert!(run.get_arguments().any(|argument| argument.get_id() == id), "{name} stands for no flag");
+        let mut flags = command.get_subcommands().flat_map(clap::Command::get_arguments).map(clap::Arg::get_id);
+        let known: Vec<&str> = flags.by_ref().map(clap::Id::as_str).collect();
+        for (id, name) in
+            LLAMA_ENVIRONMENT.iter().filter(|(id, _)| cfg!(feature = "server") || !SERVER_FLAGS.contains(id))
+        {
+            assert!(known.contains(id), "{name} stands for no flag");
         }
     }
 
@@ -596,15 +599,21 @@ mod tests {
         assert_eq!((run.prompt.prompt.as_deref(), run.output.stats), (Some("- a list"), Some(StatsDetail::Line)));
     }
 
-    /// The flags of `aded run` as the README lists them.
-    fn table() -> String {
+    /// Flags of `aded serve` alone that llama.cpp's environment variables stand in for.
+    const SERVER_FLAGS: &[&str] = &["host", "port", "parallel", "alias", "api_key", "metrics"];
+
+    /// The flags of a subcommand as the documents list them: all, or those under one heading.
+    fn table(subcommand: &str, of_heading: Option<&str>) -> String {
         let mut command = Cli::command();
         command.build();
-        let run = command.find_subcommand("run").unwrap();
+        let run = command.find_subcommand(subcommand).unwrap();
         let mut text = String::from("| flag | meaning | default |\n| --- | --- | --- |\n");
         let mut heading = None;
         for argument in run.get_arguments().filter(|argument| !argument.is_hide_set() && argument.get_id() != "help") {
-            if argument.get_help_heading() != heading {
+            if of_heading.is_some_and(|of| argument.get_help_heading() != Some(of)) {
+                continue;
+            }
+            if of_heading.is_none() && argument.get_help_heading() != heading {
                 heading = argument.get_help_heading();
                 text += &format!("| **{}** | | |\n", heading.unwrap_or_default());
             }
@@ -633,19 +642,26 @@ mod tests {
 
     #[test]
     fn the_readme_lists_the_flags() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
-        let readme = std::fs::read_to_string(path).unwrap();
+        check_document("README.md", &table("run", None));
+    }
+
+    #[cfg(feature = "server")]
+    #[test]
+    fn the_readme_of_the_server_lists_its_flags() {
+        check_document("docs/server.md", &table("serve", Some("Server")));
+    }
+
+    /// Compares the table in a document, or writes it.
+    fn check_document(name: &str, table: &str) {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+        let text = std::fs::read_to_string(&path).unwrap();
         let (begin, end) = ("<!-- flags -->\n", "<!-- /flags -->");
-        let from = readme.find(begin).expect("a place for the table") + begin.len();
-        let to = from + readme[from..].find(end).expect("an end of the table");
+        let from = text.find(begin).expect("a place for the table") + begin.len();
+        let to = from + text[from..].find(end).expect("an end of the table");
         if std::env::var_os("ADED_WRITE_README").is_some() {
-            std::fs::write(path, format!("{}{}{}", &readme[..from], table(), &readme[to..])).unwrap();
+            std::fs::write(path, format!("{}{table}{}", &text[..from], &text[to..])).unwrap();
             return;
         }
-        assert_eq!(
-            &readme[from..to],
-            table(),
-            "write it anew: ADED_WRITE_README=1 cargo test --release --bin aded readme"
-        );
+        assert_eq!(&text[from..to], table, "write it anew: ADED_WRITE_README=1 cargo test --release --bin aded readme");
     }
 }

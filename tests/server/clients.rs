@@ -1,5 +1,6 @@
-//! Clients that people have: curl, and the official Python package of OpenAI.
+//! Clients that people have: curl, the official Python package of OpenAI, and a browser on the chat page.
 
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -33,21 +34,34 @@ fn curl_reads_a_stream_as_its_frames_say() {
     assert_eq!(server.ask("/v1/chat/completions", &body)["choices"][0]["message"]["content"], json!(content));
 }
 
-#[test]
-fn the_openai_package_finds_what_it_expects() {
-    // A Python that has the package: .ci/run makes one.
-    let Some(python) = std::env::var_os("ADED_OPENAI_PYTHON") else {
-        eprintln!("skipped: set ADED_OPENAI_PYTHON to a Python with the package openai");
+/// Runs a script with a Python that `variable` names, against a server with a key; `more` are its further arguments.
+fn script(variable: &str, name: &str, more: &[&str], n_parts: usize) {
+    // .ci/run makes one.
+    let Some(python) = std::env::var_os(variable) else {
+        eprintln!("skipped: set {variable} to a Python that {name} can run with");
         return;
     };
     let Some(model) = fetched(SMOLLM2) else { return };
-    let server = Server::spawn(&["-m", model.to_str().unwrap(), "-c", "2048", "--api-key", "secret"]);
+    let server = Server::spawn(&["-m", model.to_str().unwrap(), "-c", "2048", "--api-key", "secret", "--spec", "on"]);
     server.wait_until_ready();
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/server/openai_client.py");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/server").join(name);
     let base = format!("http://{}", server.address);
-    let output =
-        Command::new(python).args([script, &base, "secret"]).output().expect("ADED_OPENAI_PYTHON names a program");
+    let mut command = Command::new(python);
+    let output = command.arg(path).args([base.as_str(), "secret"]).args(more).output().expect("a Python");
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{stdout}\n{stderr}");
-    assert_eq!(stdout.lines().filter(|line| line.ends_with(": ok")).count(), 8, "{stdout}");
+    assert_eq!(stdout.lines().filter(|line| line.ends_with(": ok")).count(), n_parts, "{stdout}");
+}
+
+#[test]
+fn the_openai_package_finds_what_it_expects() {
+    script("ADED_OPENAI_PYTHON", "openai_client.py", &[], 8);
+}
+
+#[test]
+fn the_page_works_in_a_browser() {
+    let chromium = std::env::var("ADED_CHROMIUM").unwrap_or_else(|_| "/usr/bin/chromium".to_owned());
+    let folder = std::env::var("ADED_SCREENSHOTS").ok();
+    let more: Vec<&str> = [chromium.as_str()].into_iter().chain(folder.as_deref()).collect();
+    script("ADED_BROWSER_PYTHON", "page_client.py", &more, 6);
 }

@@ -97,7 +97,7 @@ fn clients_that_come_and_go_get_what_each_gets_alone() {
     let n_slots = n_clients.div_ceil(2).max(2).to_string();
     let server = Server::spawn(&[
         "-m",
-        model.to_str().unwrap(),
+        exact.to_str().unwrap(),
         "-c",
         "1024",
         "-np",

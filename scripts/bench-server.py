@@ -1,0 +1,197 @@
+#!/usr/bin/env python3
+"""Measures a server's throughput and latency at several numbers of clients: drafting on, off, and llama-server if given.
+
+Needs the standard library alone. The arms take turns, in an order that alternates, and every raw figure is printed
+as a line of JSON; a table of medians follows on standard error. Run it on an otherwise idle machine:
+
+    scripts/bench-server.py --aded target/release/aded --model model.gguf > record.jsonl
+    scripts/bench-server.py --aded target/release/aded --llama-server ~/llama.cpp/build/bin/llama-server \\
+        --model model.gguf --clients 1,2,4,8 --repetitions 3 --threads 2 > record.jsonl
+
+Each arm is a server process of its own with as many slots as the most clients; only one of them computes at a time.
+Every client asks its share of the prompts one after the other, greedily; all arms answer the same prompts.
+"""
+
+import argparse
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+
+PROMPTS = [
+    "Explain in three sentences why the sky is blue.",
+    "Write a Python function that returns the n-th Fibonacci number, with a docstring.",
+    "List the planets of the solar system, one a line, each with one fact.",
+    "Translate into French: The train leaves at nine and arrives before noon.",
+    "Rewrite this text without errors: Their is many reason why people likes too travel by trains.",
+    "Write a JSON object that describes a book: title, author, year, and a list of three keywords.",
+    "Summarise: A hash table stores pairs of keys and values. It computes an index from the key, where the value is kept. "
+    "Two keys with the same index collide; the table then keeps both in a list, or looks for another place.",
+    "Give four arguments for and four against working from home.",
+]
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--aded", required=True, help="the program aded")
+    parser.add_argument("--llama-server", help="the program llama-server, as a third arm")
+    parser.add_argument("--model", required=True, help="model file with a chat template")
+    parser.add_argument("--prompts", help="questions, one JSON object a line with `turns`, as for aded bench")
+    parser.add_argument("--clients", default="1,2,4,8", help="numbers of clients")
+    parser.add_argument("--requests", type=int, default=16, help="requests of each measurement")
+    parser.add_argument("--tokens", type=int, default=128, help="tokens of each answer")
+    parser.add_argument("--repetitions", type=int, default=3, help="measurements of each arm at each number of clients")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of each server")
+    parser.add_argument("--context", type=int, default=2048, help="tokens of each slot's context")
+    return parser.parse_args()
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Server:
+    """A server process and its address."""
+
+    def __init__(self, name, command):
+        self.name = name
+        self.port = free_port()
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self.process = subprocess.Popen([*command, "--host", "127.0.0.1", "--port", str(self.port)], **quiet)
+
+    def wait(self):
+        deadline = time.monotonic() + 300
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                sys.exit(f"{self.name} ended with code {self.process.returncode}")
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5):
+                    return
+            except OSError:
+                time.sleep(0.2)
+        sys.exit(f"{self.name} does not get ready")
+
+    def ask(self, prompt, n_tokens):
+        """Streams one answer: seconds to the first token and in all, tokens, and the server's timings."""
+        body = {
+            "messages": [{"role": "user", "content": prompt}],
+            "temperature": 0,
+            "max_tokens": n_tokens,
+            "ignore_eos": True,
+            "cache_prompt": False,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        url = f"http://127.0.0.1:{self.port}/v1/chat/completions"
+        request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+        begun, first, answered, timings = time.monotonic(), None, 0, {}
+        with urllib.request.urlopen(request, timeout=3600) as reply:
+            for line in reply:
+                if not line.startswith(b"data: ") or line.strip() == b"data: [DONE]":
+                    continue
+                event = json.loads(line[6:])
+                if "error" in event:
+                    sys.exit(f"{self.name}: {event['error']}")
+                if first is None and any(choice["delta"].get("content") for choice in event["choices"]):
+                    first = time.monotonic() - begun
+                timings = event.get("timings") or timings
+                answered = (event.get("usage") or {}).get("completion_tokens", answered)
+        total = time.monotonic() - begun
+        return {"first_s": first or total, "total_s": total, "tokens": answered, "timings": timings}
+
+
+def measure(server, prompts, n_clients, n_tokens):
+    """Lets so many clients ask all prompts."""
+    waiting, answers, lock = list(prompts), [], threading.Lock()
+
+    def client():
+        while True:
+            with lock:
+                if not waiting:
+                    return
+                prompt = waiting.pop(0)
+            answer = server.ask(prompt, n_tokens)
+            with lock:
+                answers.append(answer)
+
+    begun = time.monotonic()
+    threads = [threading.Thread(target=client) for _ in range(n_clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    seconds = time.monotonic() - begun
+    if len(answers) != len(prompts):
+        sys.exit(f"{server.name}: {len(prompts) - len(answers)} of {len(prompts)} requests failed")
+    each = [1e3 * (a["total_s"] - a["first_s"]) / max(a["tokens"] - 1, 1) for a in answers]
+    return {
+        "arm": server.name,
+        "clients": n_clients,
+        "tokens_per_second": sum(a["tokens"] for a in answers) / seconds,
+        "first_token_ms": 1e3 * statistics.median(a["first_s"] for a in answers),
+        "token_ms": statistics.median(each),
+        "answer_s": statistics.median(a["total_s"] for a in answers),
+        "drafted": sum(a["timings"].get("draft_n", 0) for a in answers),
+        "accepted": sum(a["timings"].get("draft_n_accepted", 0) for a in answers),
+    }
+
+
+def main():
+    args = arguments()
+    counts = [int(count) for count in args.clients.split(",")]
+    prompts = PROMPTS
+    if args.prompts:
+        with open(args.prompts, encoding="utf-8") as lines:
+            prompts = [json.loads(line)["turns"][0] for line in lines if line.strip()]
+    prompts = [prompts[index % len(prompts)] for index in range(args.requests)]
+    slots = max(counts)
+    common = ["-m", args.model, "-np", str(slots), "-t", str(args.threads)]
+    own = [args.aded, "serve", *common, "-c", str(args.context)]
+    arms = {"aded": own, "aded --spec off": [*own, "--spec", "off"]}
+    if args.llama_server:
+        # It divides its context among the slots.
+        arms["llama-server"] = [args.llama_server, *common, "-c", str(args.context * slots), "--no-webui"]
+    servers = [Server(name, command) for name, command in arms.items()]
+    rows = []
+    try:
+        for server in servers:
+            server.wait()
+            measure(server, prompts[:2], 1, 16)
+        for count in counts:
+            for repetition in range(args.repetitions):
+                for server in servers if repetition % 2 == 0 else reversed(servers):
+                    row = {**measure(server, prompts, count, args.tokens), "repetition": repetition}
+                    rows.append(row)
+                    print(json.dumps(row), flush=True)
+    finally:
+        for server in servers:
+            server.process.terminate()
+        for server in servers:
+            server.process.wait()
+    print("| clients | arm | tokens/s | of plain | first token, ms | each token, ms |", file=sys.stderr)
+    print("| --- | --- | --- | --- | --- | --- |", file=sys.stderr)
+    for count in counts:
+        plain = statistics.median(
+            row["tokens_per_second"] for row in rows if row["clients"] == count and row["arm"] == "aded --spec off"
+        )
+        for server in servers:
+            own_rows = [row for row in rows if row["clients"] == count and row["arm"] == server.name]
+            rate, first, each = (
+                statistics.median(row[name] for row in own_rows)
+                for name in ("tokens_per_second", "first_token_ms", "token_ms")
+            )
+            print(
+                f"| {count} | {server.name} | {rate:.1f} | {rate / plain:.2f} | {first:.0f} | {each:.1f} |",
+                file=sys.stderr,
+            )
+
+
+if __name__ == "__main__":
+    main()
