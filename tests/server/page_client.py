@@ -6,6 +6,7 @@ Usage: page_client.py BASE_URL KEY CHROMIUM [FOLDER_FOR_SCREENSHOTS]
 
 import pathlib
 import sys
+import time
 
 from playwright.sync_api import sync_playwright
 
@@ -17,6 +18,14 @@ problems = []
 def picture(page, name):
     if folder:
         page.screenshot(path=str(folder / f"{name}.png"))
+
+
+def until(page, expression):
+    """Waits for an expression to be true. The page's policy forbids playwright's own way, which compiles text in the page."""
+    deadline = time.monotonic() + 120
+    while not page.evaluate(expression):
+        assert time.monotonic() < deadline, f"waited in vain: {expression}"
+        time.sleep(0.05)
 
 
 def ask(page, text, wait=True):
@@ -50,11 +59,11 @@ with sync_playwright() as playwright:
     elsewhere = []
     page.on("request", lambda request: None if request.url.startswith((base, "data:")) else elsewhere.append(request.url))
     page.goto(base)
-    page.wait_for_function("document.getElementById('model').textContent.includes('API key')")
+    until(page, "document.getElementById('model').textContent.includes('API key')")
     # The refusal is shown to the user; the browser also notes it as an error of its own.
     problems.clear()
     settings(page, key=key, temperature=0, max_tokens=60, system="Answer briefly.")
-    page.wait_for_function("!document.getElementById('model').textContent.includes('API key')")
+    until(page, "!document.getElementById('model').textContent.includes('API key')")
     print("settings: ok", flush=True)
 
     page.focus("#prompt")
@@ -81,8 +90,8 @@ with sync_playwright() as playwright:
     settings(page, max_tokens="1500", temperature="1.5")
     page.focus("#prompt")
     ask(page, "<img src=x onerror=alert(1)> Write a very long story.", wait=False)
-    page.wait_for_function("document.querySelectorAll('article.assistant').length === 3")
-    page.wait_for_function("[...document.querySelectorAll('article.assistant .text')].at(-1).textContent.length > 20")
+    until(page, "document.querySelectorAll('article.assistant').length === 3")
+    until(page, "[...document.querySelectorAll('article.assistant .text')].at(-1).textContent.length > 20")
     picture(page, "streaming")
     page.keyboard.press("Escape")
     page.wait_for_selector("#send:visible", timeout=30_000)
