@@ -5,10 +5,6 @@ use serde_json::{Value, json};
 use super::error::ApiError;
 use super::fields::{Fields, wrong};
 
-/// Largest grammar or schema in bytes, and deepest nesting of parentheses: llama.cpp reads grammars by recursion.
-const MAX_BYTES: usize = 256 << 10;
-const MAX_DEPTH: usize = 64;
-
 /// Any JSON object. White space is bounded, so that an answer cannot consist of it.
 const JSON_OBJECT: &str = r#"root ::= object
 object ::= "{" space ( pair ( "," space pair )* )? "}" space
@@ -33,7 +29,6 @@ pub(super) fn grammar(fields: &Fields<'_>) -> Result<Option<String>, ApiError> {
         ));
     }
     if let Some(grammar) = grammar {
-        check(grammar)?;
         return Ok(Some(grammar.to_owned()));
     }
     if let Some(schema) = schema {
@@ -79,46 +74,8 @@ fn of_schema(schema: &Value) -> Result<String, ApiError> {
     if !schema.is_object() && !schema.is_boolean() {
         return Err(wrong("the JSON schema", schema, "an object"));
     }
-    let text = schema.to_string();
-    if text.len() > MAX_BYTES {
-        return Err(ApiError::invalid(format!(
-            "the JSON schema has {} bytes, but at most {MAX_BYTES} are taken",
-            text.len()
-        )));
-    }
-    convert(&text)
-}
-
-/// llama.cpp's own conversion.
-fn convert(_schema: &str) -> Result<String, ApiError> {
-    Err(ApiError::unsupported(
-        "JSON schemas are not converted to grammars yet: give a grammar, or ask for the response format json_object",
-    ))
-}
-
-/// Refuses what llama.cpp's parser could not survive: it recurses once for each parenthesis.
-fn check(grammar: &str) -> Result<(), ApiError> {
-    if grammar.len() > MAX_BYTES {
-        let message = format!("the grammar has {} bytes, but at most {MAX_BYTES} are taken", grammar.len());
-        return Err(ApiError::invalid_field("grammar", message));
-    }
-    let (mut depth, mut deepest) = (0usize, 0);
-    for byte in grammar.bytes() {
-        match byte {
-            b'(' => depth += 1,
-            // A parenthesis inside a text may close what was never opened.
-            b')' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        deepest = deepest.max(depth);
-    }
-    if deepest > MAX_DEPTH {
-        let message = format!(
-            "the grammar nests {deepest} parentheses, but at most {MAX_DEPTH} are taken: name the inner ones as rules"
-        );
-        return Err(ApiError::invalid_field("grammar", message));
-    }
-    Ok(())
+    // The library says what cannot be converted.
+    aded::llama::json_schema_to_grammar(&schema.to_string()).map_err(|error| ApiError::invalid(error.to_string()))
 }
 
 #[cfg(test)]
@@ -126,10 +83,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn deep_and_long_grammars_are_refused() {
-        assert!(check(&"(".repeat(65)).is_err());
-        assert!(check(&format!("root ::= {}", "( \"a\" ) ".repeat(1000))).is_ok());
-        assert!(check(&"a".repeat(MAX_BYTES + 1)).is_err());
+    fn schemas_become_grammars_or_errors() {
+        let read = |schema: Value| {
+            let body = json!({"response_format": {"type": "json_schema", "json_schema": {"schema": schema}}});
+            grammar(&Fields::new(body.as_object().unwrap()))
+        };
+        let object = json!({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]});
+        assert!(read(object).unwrap().unwrap().contains("root ::="));
+        assert!(read(json!({"$ref": "#/nowhere"})).is_err());
+        assert!(read(json!("a")).is_err());
     }
 
     #[test]
