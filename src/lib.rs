@@ -47,6 +47,7 @@
 //! | (none) | the core |
 //! | `llama` | the engine for GGUF models; needs cmake, a C++ compiler and libclang to build |
 //! | `cli` | the program `aded` |
+//! | `hub` | fetching models by name in the program |
 //! | `serde` | statistics as data |
 //! | `metal`, `cuda`, `vulkan`, `rocm` | llama.cpp's GPU backends |
 

@@ -13,7 +13,7 @@ use anyhow::Result;
 use clap::{CommandFactory as _, FromArgMatches as _};
 
 use app::flags::{Cli, Command};
-use app::{argv, bench, failure, inspect, learn, memory, quantize, replay, run, version};
+use app::{argv, bench, chat, doctor, failure, inspect, learn, memory, models, quantize, replay, run, version};
 
 fn main() -> ExitCode {
     match parse(env::args_os()).and_then(|cli| dispatch(&cli)) {
@@ -38,12 +38,15 @@ fn dispatch(cli: &Cli) -> Result<()> {
         Some(Command::Run(args)) => run::run(args),
         #[cfg(feature = "server")]
         Some(Command::Serve(args)) => server::serve(args),
+        Some(Command::Chat(args)) => chat::chat(args),
         Some(Command::Bench(args)) => bench::bench(args),
         Some(Command::Replay(args)) => replay::replay(args),
         Some(Command::Inspect(args)) => inspect::inspect(args),
         Some(Command::Learn(args)) => learn::learn(args),
         Some(Command::Quantize(args)) => quantize::quantize(args),
         Some(Command::Memory(command)) => memory::memory(command),
+        Some(Command::Models(args)) => models::models(args),
+        Some(Command::Doctor(args)) => doctor::doctor(args),
         Some(Command::Completions { shell }) => {
             // In memory first: the generator panics where it cannot write.
             let mut script = Vec::new();

@@ -117,6 +117,11 @@ impl Decoder {
         &mut self.cost
     }
 
+    /// Changes when to draft, from the next round on. What was learnt and measured stays.
+    pub fn set_mode(&mut self, mode: DraftMode) {
+        self.config.draft.mode = mode;
+    }
+
     /// The configuration.
     pub fn config(&self) -> &Config {
         &self.config

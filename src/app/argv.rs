@@ -221,6 +221,9 @@ pub(crate) const LLAMA_ENVIRONMENT: &[(&str, &str)] = &[
     ("alias", "LLAMA_ARG_ALIAS"),
     ("api_key", "LLAMA_API_KEY"),
     ("metrics", "LLAMA_ARG_ENDPOINT_METRICS"),
+    ("hf_repo", "LLAMA_ARG_HF_REPO"),
+    ("hf_file", "LLAMA_ARG_HF_FILE"),
+    ("offline", "LLAMA_ARG_OFFLINE"),
 ];
 
 /// Lets llama.cpp's habits and environment variables stand in, in a command and all its subcommands. An empty variable counts as unset.

@@ -42,7 +42,7 @@ fn exit_code(error: &Error) -> u8 {
 }
 
 /// The error and its causes in one line. A cause that its error quotes already is not said twice.
-fn line(error: &Error) -> String {
+pub(crate) fn line(error: &Error) -> String {
     let mut text = String::new();
     for cause in error.chain().map(ToString::to_string) {
         if !text.contains(&cause) {

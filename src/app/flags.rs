@@ -6,6 +6,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::bench::args::BenchArgs;
 use super::chain::ChainArgs;
+use super::chat::args::ChatArgs;
+use super::doctor::DoctorArgs;
+use super::models::ModelsArgs;
 use super::replay::ReplayArgs;
 
 /// Runs local GGUF models with llama.cpp, faster: guesses from tri-grams, searched as a tree, checked by the model in one pass.
@@ -27,6 +30,8 @@ pub(crate) enum Command {
     #[cfg(feature = "server")]
     #[command(alias = "server")]
     Serve(Box<crate::server::args::ServeArgs>),
+    /// Chat with a model; input that is no terminal is taken line by line.
+    Chat(Box<ChatArgs>),
     /// Measure the speed-up on real prompts, or the cost of rows.
     Bench(Box<BenchArgs>),
     /// Play recorded answers over a given cost of rows, without a model: searches and settings judged without noise.
@@ -40,6 +45,10 @@ pub(crate) enum Command {
     /// List, look into, join or remove what was learnt from earlier answers.
     #[command(subcommand, arg_required_else_help = true)]
     Memory(MemoryCommand),
+    /// List, fetch or remove models.
+    Models(ModelsArgs),
+    /// Look at the machine: processor, memory, folders, models, and in five seconds what rows cost.
+    Doctor(Box<DoctorArgs>),
     /// Print a completion script for a shell.
     Completions {
         /// Shell.
@@ -54,6 +63,11 @@ pub(crate) struct ModelArgs {
     /// Model file (GGUF). Without it: the default model that `make run` fetches.
     #[arg(short, long, value_name = "FILE", env = "ADED_MODEL")]
     pub(crate) model: Option<PathBuf>,
+    /// Model on Hugging Face: user/repo[:quant], by default Q4_K_M or the first one there is. Goes before --model.
+    #[arg(long, value_name = "NAME", env = "ADED_HF_REPO")]
+    pub(crate) hf_repo: Option<String>,
+    #[command(flatten)]
+    pub(crate) hub: HubArgs,
     /// Layers to put on the GPU: a number, `auto` or `all`.
     #[arg(long, alias = "n-gpu-layers", value_name = "N", default_value = "all", env = "ADED_GPU_LAYERS", value_parser = gpu_layers, allow_negative_numbers = true)]
     pub(crate) gpu_layers: i32,
@@ -66,6 +80,21 @@ pub(crate) struct ModelArgs {
     /// Look for invalid numbers in the weights while loading.
     #[arg(long)]
     pub(crate) check_tensors: bool,
+}
+
+/// How models are fetched.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Model")]
+pub(crate) struct HubArgs {
+    /// File of the repository, in place of a quantisation.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) hf_file: Option<String>,
+    /// Token for private and gated repositories.
+    #[arg(long, value_name = "TOKEN", env = "HF_TOKEN", hide_env_values = true)]
+    pub(crate) hf_token: Option<String>,
+    /// Use what is on this machine and fetch nothing.
+    #[arg(long, env = "ADED_OFFLINE", value_parser = clap::builder::FalseyValueParser::new())]
+    pub(crate) offline: bool,
 }
 
 /// Memory and threads.
@@ -300,18 +329,26 @@ pub(crate) struct PromptArgs {
     /// File with the prompt, before --prompt; `-` = standard input.
     #[arg(short, long, value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
-    /// System prompt, for models with a chat template.
-    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
-    pub(crate) system_prompt: Option<String>,
-    /// File with the system prompt.
-    #[arg(long, value_name = "FILE", conflicts_with = "system_prompt")]
-    pub(crate) system_prompt_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) template: TemplateArgs,
     /// Give the prompt as it is, without the model's chat template.
     #[arg(long, overrides_with = "conversation")]
     pub(crate) no_conversation: bool,
     /// Use the model's chat template (the default where the model has one).
     #[arg(long, hide = true)]
     pub(crate) conversation: bool,
+}
+
+/// What stands round the prompt.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Prompt")]
+pub(crate) struct TemplateArgs {
+    /// System prompt, for models with a chat template.
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub(crate) system_prompt: Option<String>,
+    /// File with the system prompt.
+    #[arg(long, value_name = "FILE", conflicts_with = "system_prompt")]
+    pub(crate) system_prompt_file: Option<PathBuf>,
     /// Chat template (Jinja) in place of the model's.
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(crate) chat_template: Option<String>,
@@ -374,11 +411,12 @@ pub(crate) struct OutputArgs {
     pub(crate) show_draft: bool,
 }
 
-/// Flags of llama.cpp that ask for what `aded run` does anyway.
+/// Flags of llama.cpp that ask for what we do anyway.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct IgnoredArgs {
+    /// End after one answer: always so with `aded run`.
     #[arg(long, hide = true)]
-    single_turn: bool,
+    pub(crate) single_turn: bool,
     #[arg(long, hide = true)]
     jinja: bool,
     #[arg(long, hide = true)]
@@ -587,7 +625,7 @@ mod tests {
         assert_eq!((run.context.cache_type_k.as_str(), run.context.cache_type_v.as_str()), ("q8_0", "q8_0"));
         assert_eq!((run.context.threads, run.context.threads_batch), (Some(2), Some(3)));
         assert_eq!((run.context.batch_size, run.context.ubatch_size, run.context.ctx_size), (512, 256, Some(4096)));
-        assert_eq!(run.prompt.system_prompt.as_deref(), Some("be"));
+        assert_eq!(run.prompt.template.system_prompt.as_deref(), Some("be"));
         assert_eq!(run.prompt.prompt.as_deref(), Some("-"));
         assert!(run.prompt.no_conversation && run.context.no_kv_offload && run.output.ignore_eos);
         assert_eq!(run.output.stop, ["end", "-stop"]);

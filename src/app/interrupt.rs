@@ -33,3 +33,8 @@ pub(crate) fn install() -> Result<CancelFlag> {
 pub(crate) fn watched() {
     IS_WATCHED.store(true, Ordering::Relaxed);
 }
+
+/// From now on nothing looks at the flag: an interrupt ends the process.
+pub(crate) fn unwatched() {
+    IS_WATCHED.store(false, Ordering::Relaxed);
+}

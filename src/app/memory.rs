@@ -83,7 +83,6 @@ impl Memory {
     }
 
     /// To be called by whatever answers many prompts, now and then, between rounds or between answers: saves if the last time is long ago.
-    #[allow(dead_code, reason = "for subcommands that answer more than one prompt")]
     pub(crate) fn tick(&mut self, decoder: &mut Decoder) {
         if self.saved_at.elapsed() >= INTERVAL {
             self.close(decoder);

@@ -5,11 +5,13 @@ use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use aded::draft::cost::CostTable;
 use aded::representative::Source;
 use aded::stats::Tally;
 use aded::{Finish, Stats, Token};
 use serde::Serialize;
 
+use super::answer::Answer;
 use super::flags::When;
 
 const GUESSED: &str = "\x1b[32m";
@@ -137,18 +139,57 @@ impl StopFilter {
 
 /// The object of `--json`.
 #[derive(Serialize)]
-pub(crate) struct Answer<'a> {
-    pub(crate) text: &'a str,
-    pub(crate) tokens: &'a [Token],
-    pub(crate) finish_reason: Option<Finish>,
-    pub(crate) timings: Timings,
+pub(crate) struct AnswerObject<'a> {
+    text: &'a str,
+    tokens: &'a [Token],
+    finish_reason: Option<Finish>,
+    timings: Timings,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) stats: Option<&'a Stats>,
+    stats: Option<&'a Stats>,
+}
+
+impl<'a> AnswerObject<'a> {
+    /// `is_full` adds all counts.
+    pub(crate) fn new(answer: &'a Answer, speed_up: Option<f64>, is_full: bool) -> Self {
+        Self {
+            text: &answer.text,
+            tokens: &answer.tokens,
+            finish_reason: answer.finish,
+            timings: Timings::new(&answer.stats, answer.tokens.len(), speed_up),
+            stats: is_full.then_some(&answer.stats),
+        }
+    }
+
+    /// Writes it to standard output, in one line.
+    pub(crate) fn write(&self) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        serde_json::to_writer(&mut out, self).map_err(io::Error::from)?;
+        writeln!(out)?;
+        out.flush()
+    }
+}
+
+/// How many times faster an answer came than it would have plainly, by the plain rounds that were measured on the way: their time, sampling
+/// included, at the answer's middle. `None` where nothing was drafted or no plain round was measured.
+pub(crate) fn speed_up(stats: &Stats, cost: &CostTable) -> Option<f64> {
+    // The first round of a size builds llama.cpp's graph and touches fresh memory.
+    if stats.n_drafted == 0 || stats.round_ns == 0 || cost.n_samples(1) < 2 {
+        return None;
+    }
+    let middle = stats.n_prompt_reused + stats.n_prompt + stats.n_tokens / 2;
+    let plain_ms = f64::from(cost.measured_ms(1, middle as usize)? + cost.sample_ms());
+    Some(plain_ms * 1e6 * stats.n_tokens as f64 / stats.round_ns as f64)
+}
+
+/// The statistics in one line, with the speed-up where it is known.
+pub(crate) fn statistics(stats: &Stats, speed_up: Option<f64>) -> String {
+    let gained = speed_up.map_or_else(String::new, |factor| format!(", {factor:.2}x the plain rate"));
+    format!("{stats}{gained}")
 }
 
 /// Times and counts under llama.cpp's names, and ours.
 #[derive(Serialize)]
-pub(crate) struct Timings {
+struct Timings {
     cache_n: u64,
     prompt_n: u64,
     prompt_ms: f64,
@@ -166,10 +207,12 @@ pub(crate) struct Timings {
     learn_ms: f64,
     tokens_per_round: f64,
     nodes_per_round: f64,
+    /// See [`speed_up`]; null where it is not known.
+    speed_up: Option<f64>,
 }
 
 impl Timings {
-    pub(crate) fn new(stats: &Stats, n_tokens: usize) -> Self {
+    fn new(stats: &Stats, n_tokens: usize, speed_up: Option<f64>) -> Self {
         let ms = |ns: u64| ns as f64 / 1e6;
         let each = |ns: u64, n: u64| if n == 0 { 0.0 } else { ms(ns) / n as f64 };
         Self {
@@ -189,6 +232,7 @@ impl Timings {
             learn_ms: ms(stats.learn_ns),
             tokens_per_round: stats.tokens_per_round(),
             nodes_per_round: stats.nodes_per_round(),
+            speed_up,
         }
     }
 }
@@ -242,6 +286,20 @@ mod tests {
                 assert_eq!((found, out.as_str()), (whole.is_some(), whole.unwrap_or(text)), "{stops:?} by {size}");
             }
         }
+    }
+
+    #[test]
+    fn the_speed_up_rests_on_measured_plain_rounds_alone() {
+        let mut cost = CostTable::default();
+        let stats = Stats { n_drafted: 3, n_tokens: 30, round_ns: 100_000_000, ..Stats::default() };
+        assert_eq!(speed_up(&stats, &cost), None);
+        cost.observe(4, 0, 12.0, 1, 0.5);
+        cost.observe(1, 0, 90.0, 1, 0.5);
+        assert_eq!(speed_up(&stats, &cost), None, "the first round tells nothing");
+        cost.observe(1, 0, 9.5, 1, 0.5);
+        let factor = speed_up(&stats, &cost).expect("measured");
+        assert!((factor - 3.0).abs() < 1e-3, "30 tokens of 10 ms in 100 ms: {factor}");
+        assert_eq!(speed_up(&Stats { n_drafted: 0, ..stats }, &cost), None);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use aded::llama::text::ChatMessage;
 use aded::{Error, Token};
 use anyhow::{Context as _, Result};
 
-use super::flags::PromptArgs;
+use super::flags::{PromptArgs, TemplateArgs};
 
 /// What the user asks.
 #[derive(Debug)]
@@ -26,7 +26,6 @@ impl Prompt {
     /// # Errors
     /// If there is none, if it is not UTF-8, or if a file cannot be read.
     pub(crate) fn read(args: &PromptArgs) -> Result<Self> {
-        let unescape = |text: &String| if args.no_escape { text.clone() } else { unescape(text) };
         let mut text = match &args.file {
             Some(path) if path == Path::new("-") => read_stdin()?,
             Some(path) => read_file(path, "prompt")?,
@@ -37,7 +36,7 @@ impl Prompt {
             if !text.is_empty() && !text.ends_with('\n') {
                 text.push('\n');
             }
-            text.push_str(&unescape(prompt));
+            text.push_str(&args.template.unescape(prompt));
         } else if text.ends_with('\n') {
             // Editors and shells end every text with one.
             text.pop();
@@ -45,16 +44,7 @@ impl Prompt {
         if text.is_empty() {
             return Err(Error::usage("there is no prompt: give one with -p TEXT or -f FILE, or pipe it in").into());
         }
-        let system = match (&args.system_prompt, &args.system_prompt_file) {
-            (Some(text), _) => Some(unescape(text)),
-            (None, Some(path)) => Some(read_file(path, "system prompt")?),
-            (None, None) => None,
-        };
-        let template = match (&args.chat_template, &args.chat_template_file) {
-            (Some(text), _) => Some(text.clone()),
-            (None, Some(path)) => Some(read_file(path, "chat template")?),
-            (None, None) => None,
-        };
+        let (system, template) = (args.template.system()?, args.template.template()?);
         if args.no_conversation && system.is_some() {
             return Err(Error::usage(
                 "a system prompt needs the chat template: leave out -no-cnv, or put it into the prompt",
@@ -86,6 +76,37 @@ impl Prompt {
     }
 }
 
+impl TemplateArgs {
+    /// A text of the command line as it is meant.
+    pub(crate) fn unescape(&self, text: &str) -> String {
+        if self.no_escape { text.to_owned() } else { unescape(text) }
+    }
+
+    /// The system prompt, if one is given.
+    ///
+    /// # Errors
+    /// If its file cannot be read.
+    pub(crate) fn system(&self) -> Result<Option<String>> {
+        match (&self.system_prompt, &self.system_prompt_file) {
+            (Some(text), _) => Ok(Some(self.unescape(text))),
+            (None, Some(path)) => read_file(path, "system prompt").map(Some),
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// The chat template in place of the model's, if one is given.
+    ///
+    /// # Errors
+    /// If its file cannot be read.
+    pub(crate) fn template(&self) -> Result<Option<String>> {
+        match (&self.chat_template, &self.chat_template_file) {
+            (Some(text), _) => Ok(Some(text.clone())),
+            (None, Some(path)) => read_file(path, "chat template").map(Some),
+            (None, None) => Ok(None),
+        }
+    }
+}
+
 fn read_stdin() -> Result<String> {
     let mut bytes = Vec::new();
     io::stdin().lock().read_to_end(&mut bytes).context("cannot read standard input")?;
@@ -98,7 +119,8 @@ fn read_file(path: &Path, what: &str) -> Result<String> {
     utf8(bytes, &format!("the {what} file {name}"))
 }
 
-fn utf8(bytes: Vec<u8>, what: &str) -> Result<String> {
+/// Bytes that must be text; `what` names them in errors.
+pub(crate) fn utf8(bytes: Vec<u8>, what: &str) -> Result<String> {
     String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         Error::usage(format!("{what} is not valid UTF-8 at byte {at}: convert it first")).into()
@@ -106,7 +128,7 @@ fn utf8(bytes: Vec<u8>, what: &str) -> Result<String> {
 }
 
 /// Backslash sequences as llama.cpp knows them: `\n \r \t \' \" \\` and `\xHH` for an ASCII character. Others stay as they are.
-pub(crate) fn unescape(text: &str) -> String {
+fn unescape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find('\\') {

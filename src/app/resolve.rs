@@ -22,6 +22,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tracing::info;
 
 use super::flags::{ContextArgs, KernelArgs, KernelMode, ModelArgs, SamplingArgs, SpecArgs, SpecMode, SpecSearch};
+use super::models;
 
 /// The file that `make run` fetches.
 const DEFAULT_MODEL: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
@@ -56,20 +57,37 @@ pub(crate) fn folder(variable: &str, name: &str) -> Option<PathBuf> {
     })
 }
 
-/// The model file that is meant.
+/// Where the default model is or would be.
+pub(crate) fn default_model() -> Option<PathBuf> {
+    model_store().map(|store| store.join(DEFAULT_MODEL))
+}
+
+/// The model file that is meant; fetched if it is named and not here.
 ///
 /// # Errors
-/// A usage error if none is named and the default one is not there.
+/// A usage error if none is named and the default one is not there, and those of the hub.
 pub(crate) fn model_path(args: &ModelArgs) -> Result<PathBuf, Error> {
+    if let Some(repo) = args.hf_repo.as_ref().filter(|repo| !repo.is_empty()) {
+        return models::path_of(repo, &args.hub);
+    }
+    if args.hub.hf_file.is_some() {
+        return Err(Error::usage("-hff names a file of a repository, and there is none: give it with -hf user/repo"));
+    }
     if let Some(path) = args.model.as_ref().filter(|path| !path.as_os_str().is_empty()) {
         return Ok(path.clone());
     }
-    let path = model_store().unwrap_or_default().join(DEFAULT_MODEL);
+    let path = default_model().unwrap_or_default();
     if path.is_file() {
         return Ok(path);
     }
+    if !args.hub.offline
+        && let Some(path) = models::offer_default()?
+    {
+        return Ok(path);
+    }
     Err(Error::usage(format!(
-        "no model is named and the default one is not at {}: give a GGUF file with -m, or fetch the default one with `make run`",
+        "no model is named and the default one is not at {}: give a GGUF file with -m or a name with -hf, or fetch the default one with \
+         `aded models pull` or `make run`",
         path.display()
     )))
 }

@@ -1,8 +1,10 @@
-//! SHA-256 (FIPS 180-4), to name model files by their contents.
+//! SHA-256, to name model files by their contents and to check what was fetched.
 
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
+
+use sha2::{Digest as _, Sha256};
 
 /// The hash of a file in hexadecimal digits.
 ///
@@ -10,149 +12,12 @@ use std::path::Path;
 /// If the file cannot be read.
 pub(crate) fn of_file(path: &Path) -> io::Result<String> {
     let mut file = File::open(path)?;
-    let mut hash = Sha256::default();
+    let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     loop {
         match file.read(&mut buffer)? {
-            0 => return Ok(hash.finish()),
+            0 => return Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
             n => hash.update(&buffer[..n]),
-        }
-    }
-}
-
-struct Sha256 {
-    state: [u32; 8],
-    /// Bytes that do not fill a block yet.
-    rest: Vec<u8>,
-    n_bytes: u64,
-}
-
-/// First 32 bits of the fractional parts of the cube roots of the first 64 primes.
-const K: [u32; 64] = [
-    0x428a_2f98,
-    0x7137_4491,
-    0xb5c0_fbcf,
-    0xe9b5_dba5,
-    0x3956_c25b,
-    0x59f1_11f1,
-    0x923f_82a4,
-    0xab1c_5ed5,
-    0xd807_aa98,
-    0x1283_5b01,
-    0x2431_85be,
-    0x550c_7dc3,
-    0x72be_5d74,
-    0x80de_b1fe,
-    0x9bdc_06a7,
-    0xc19b_f174,
-    0xe49b_69c1,
-    0xefbe_4786,
-    0x0fc1_9dc6,
-    0x240c_a1cc,
-    0x2de9_2c6f,
-    0x4a74_84aa,
-    0x5cb0_a9dc,
-    0x76f9_88da,
-    0x983e_5152,
-    0xa831_c66d,
-    0xb003_27c8,
-    0xbf59_7fc7,
-    0xc6e0_0bf3,
-    0xd5a7_9147,
-    0x06ca_6351,
-    0x1429_2967,
-    0x27b7_0a85,
-    0x2e1b_2138,
-    0x4d2c_6dfc,
-    0x5338_0d13,
-    0x650a_7354,
-    0x766a_0abb,
-    0x81c2_c92e,
-    0x9272_2c85,
-    0xa2bf_e8a1,
-    0xa81a_664b,
-    0xc24b_8b70,
-    0xc76c_51a3,
-    0xd192_e819,
-    0xd699_0624,
-    0xf40e_3585,
-    0x106a_a070,
-    0x19a4_c116,
-    0x1e37_6c08,
-    0x2748_774c,
-    0x34b0_bcb5,
-    0x391c_0cb3,
-    0x4ed8_aa4a,
-    0x5b9c_ca4f,
-    0x682e_6ff3,
-    0x748f_82ee,
-    0x78a5_636f,
-    0x84c8_7814,
-    0x8cc7_0208,
-    0x90be_fffa,
-    0xa450_6ceb,
-    0xbef9_a3f7,
-    0xc671_78f2,
-];
-
-impl Default for Sha256 {
-    fn default() -> Self {
-        // First 32 bits of the fractional parts of the square roots of the first 8 primes.
-        let state =
-            [0x6a09_e667, 0xbb67_ae85, 0x3c6e_f372, 0xa54f_f53a, 0x510e_527f, 0x9b05_688c, 0x1f83_d9ab, 0x5be0_cd19];
-        Self { state, rest: Vec::new(), n_bytes: 0 }
-    }
-}
-
-impl Sha256 {
-    fn update(&mut self, mut bytes: &[u8]) {
-        self.n_bytes += bytes.len() as u64;
-        if !self.rest.is_empty() {
-            let n = bytes.len().min(64 - self.rest.len());
-            self.rest.extend_from_slice(&bytes[..n]);
-            bytes = &bytes[n..];
-            if self.rest.len() == 64 {
-                let block = std::mem::take(&mut self.rest);
-                self.block(&block);
-            }
-        }
-        let blocks = bytes.chunks_exact(64);
-        self.rest.extend_from_slice(blocks.remainder());
-        blocks.for_each(|block| self.block(block));
-    }
-
-    fn finish(mut self) -> String {
-        let n_bits = self.n_bytes * 8;
-        self.update(&[0x80]);
-        while self.rest.len() != 56 {
-            self.update(&[0]);
-        }
-        self.update(&n_bits.to_be_bytes());
-        self.state.iter().map(|word| format!("{word:08x}")).collect()
-    }
-
-    fn block(&mut self, block: &[u8]) {
-        let mut w = [0u32; 64];
-        for (word, bytes) in w.iter_mut().zip(block.chunks_exact(4)) {
-            *word = u32::from_be_bytes(bytes.try_into().unwrap_or_default());
-        }
-        for t in 16..64 {
-            let s0 = w[t - 15].rotate_right(7) ^ w[t - 15].rotate_right(18) ^ (w[t - 15] >> 3);
-            let s1 = w[t - 2].rotate_right(17) ^ w[t - 2].rotate_right(19) ^ (w[t - 2] >> 10);
-            w[t] = w[t - 16].wrapping_add(s0).wrapping_add(w[t - 7]).wrapping_add(s1);
-        }
-        let [mut a, mut b, mut c, mut d, mut e, mut f, mut g, mut h] = self.state;
-        for t in 0..64 {
-            let s1 = e.rotate_right(6) ^ e.rotate_right(11) ^ e.rotate_right(25);
-            let choice = (e & f) ^ (!e & g);
-            let first = h.wrapping_add(s1).wrapping_add(choice).wrapping_add(K[t]).wrapping_add(w[t]);
-            let s0 = a.rotate_right(2) ^ a.rotate_right(13) ^ a.rotate_right(22);
-            let majority = (a & b) ^ (a & c) ^ (b & c);
-            (h, g, f, e) = (g, f, e, d.wrapping_add(first));
-            (d, c, b, a) = (c, b, a, first.wrapping_add(s0.wrapping_add(majority)));
-        }
-        for (word, add) in self.state.iter_mut().zip([a, b, c, d, e, f, g, h]) {
-            *word = word.wrapping_add(add);
         }
     }
 }
@@ -161,25 +26,12 @@ impl Sha256 {
 mod tests {
     use super::*;
 
-    fn hash(bytes: &[u8], piece: usize) -> String {
-        let mut hash = Sha256::default();
-        bytes.chunks(piece).for_each(|piece| hash.update(piece));
-        hash.finish()
-    }
-
     #[test]
-    fn the_standard_s_examples_hold_however_the_bytes_arrive() {
-        let two_blocks = b"abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq";
-        let million = vec![b'a'; 1_000_000];
-        for (bytes, expected) in [
-            (&b""[..], "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"),
-            (&b"abc"[..], "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"),
-            (&two_blocks[..], "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1"),
-            (&million[..], "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0"),
-        ] {
-            for piece in [1000, 64, 63, 7] {
-                assert_eq!(hash(bytes, piece), expected);
-            }
-        }
+    fn a_file_is_named_as_other_tools_name_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("abc");
+        std::fs::write(&path, "abc").expect("written");
+        let expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(of_file(&path).expect("there"), expected);
     }
 }

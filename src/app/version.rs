@@ -8,8 +8,7 @@ use aded::llama;
 /// All of it as lines.
 pub(crate) fn text() -> String {
     let mut out = format!("aded {}\n", env!("CARGO_PKG_VERSION"));
-    let info = llama::system_info();
-    let compiled = switched_on(&info);
+    let compiled = compiled();
     let _ = writeln!(out, "llama.cpp      {}", llama::LLAMA_CPP_VERSION);
     let devices = llama::devices();
     let names: Vec<String> = devices.iter().map(|(name, what)| format!("{name} ({})", what.trim())).collect();
@@ -21,8 +20,7 @@ pub(crate) fn text() -> String {
         None => "none for this machine: llama.cpp's run",
     };
     let _ = writeln!(out, "own kernels    {kernels}");
-    let missing: Vec<&str> =
-        present().iter().filter(|(name, has)| *has && !compiled.contains(name)).map(|(name, _)| *name).collect();
+    let missing: Vec<&str> = present().into_iter().filter(|name| !compiled.iter().any(|other| other == name)).collect();
     if !missing.is_empty() {
         let _ = writeln!(
             out,
@@ -34,6 +32,11 @@ pub(crate) fn text() -> String {
     out
 }
 
+/// What llama.cpp was compiled for, under its own names.
+pub(crate) fn compiled() -> Vec<String> {
+    switched_on(&llama::system_info()).into_iter().map(str::to_owned).collect()
+}
+
 /// The names before `= 1` in llama.cpp's description of its build.
 fn switched_on(info: &str) -> Vec<&str> {
     let fields = info.split(['|', ':']).filter_map(|field| field.split_once('='));
@@ -41,7 +44,11 @@ fn switched_on(info: &str) -> Vec<&str> {
 }
 
 /// Features of this machine that make a difference to decoding, under llama.cpp's names.
-fn present() -> Vec<(&'static str, bool)> {
+pub(crate) fn present() -> Vec<&'static str> {
+    features().into_iter().filter(|(_, has)| *has).map(|(name, _)| name).collect()
+}
+
+fn features() -> Vec<(&'static str, bool)> {
     #[cfg(target_arch = "x86_64")]
     return vec![
         ("AVX2", is_x86_feature_detected!("avx2")),

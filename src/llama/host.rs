@@ -16,7 +16,7 @@ pub fn default_threads() -> u32 {
 
 /// Bytes that the process can still take: free memory, what the system can free at once, and swap; less where a container sets a limit.
 /// `None` where the system does not say (only Linux is asked).
-pub(super) fn available_bytes() -> Option<u64> {
+pub fn available_bytes() -> Option<u64> {
     let info = fs::read_to_string("/proc/meminfo").ok()?;
     let field = |name: &str| {
         let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;

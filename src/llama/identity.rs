@@ -1,9 +1,9 @@
 //! Numbers that tell models, files and machines apart.
 
+use super::context_params::ContextParams;
 use super::gguf::Value;
 use super::kernels::Kernels;
 use super::model::Model;
-use super::context_params::ContextParams;
 use super::{LLAMA_CPP_VERSION, TARGET_FEATURES, devices, system_info};
 
 /// What a model is, in its metadata; beside these come all entries of its architecture. How its weights are stored is left out.

@@ -26,7 +26,7 @@ mod trial;
 pub use context_params::{ContextParams, FlashAttention, KvType};
 pub use gguf::{Header, Value};
 pub use grammar::json_schema_to_grammar;
-pub use host::default_threads;
+pub use host::{available_bytes, default_threads};
 pub use identity::circumstances;
 pub use kernels::{HAS_KERNELS, KernelCounts, Kernels, kernel_counts, kernels_enable};
 pub use memory::MemoryKind;

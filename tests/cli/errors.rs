@@ -71,10 +71,12 @@ fn values_out_of_range() {
     run(&["--draft-max", "8"]).fails(2, "--spec-budget");
     run(&["-md", "draft.gguf"]).fails(2, "needs none");
     run(&["--spec-without", "luck"]).fails(2, "known are copy");
+    run(&["-hf", "a", "--offline"]).fails(2, "give user/repo");
+    run(&["-hff", "x.gguf"]).fails(2, "-hf user/repo");
     let outcome = run(&["-c", "2000000000"]);
     assert!(outcome.code == Some(1) && outcome.stderr.contains("a smaller context"), "{}", outcome.stderr);
     // These are worded by the parser of the command line.
-    for flags in [&["--spec", "maybe"][..], &["-c", "many"], &["--no-such-flag"], &["-hf", "a/b"], &["-n"]] {
+    for flags in [&["--spec", "maybe"][..], &["-c", "many"], &["--no-such-flag"], &["-hf"], &["-n"]] {
         let outcome = run(flags);
         assert_eq!(outcome.code, Some(2), "{flags:?}: {}", outcome.stderr);
         assert!(outcome.stderr.starts_with("error: ") && outcome.stdout.is_empty(), "{}", outcome.stderr);

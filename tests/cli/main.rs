@@ -3,16 +3,22 @@
 
 mod answers;
 mod bench;
+mod chat;
 mod corpus;
+mod doctor;
 mod errors;
 #[path = "../engine/gguf.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod gguf;
+#[cfg(feature = "hub")]
+mod hub;
 mod memory;
 mod output;
 mod readme;
 #[cfg(unix)]
 mod signals;
+#[cfg(unix)]
+mod terminal;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -35,6 +41,15 @@ impl Outcome {
         assert!(stderr.contains(part), "{part:?} is not in: {stderr}");
         assert!(stderr.starts_with("error: ") && stderr.trim_end().lines().count() == 1, "not one line: {stderr}");
         assert!(stdout.is_empty(), "{stdout}");
+    }
+
+    /// As [`fails`](Self::fails), after lines of another kind.
+    #[track_caller]
+    #[cfg(feature = "hub")]
+    fn fails_after_a_list(&self, part: &str) {
+        assert_eq!(self.code, Some(2), "{}", self.stderr);
+        let last = self.stderr.lines().last().unwrap_or_default();
+        assert!(last.starts_with("error: ") && last.contains(part) && self.stdout.is_empty(), "{}", self.stderr);
     }
 
     /// Asserts that all went well and gives standard output.

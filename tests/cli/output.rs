@@ -4,7 +4,7 @@ use crate::{aded, folder, outcome, piped, program, tiny, write};
 
 /// Memory of 32 bits and attention step by step: the noise between batch shapes stays near 3e-5, far below the distance between the
 /// likeliest tokens of the tiny model, so that answers can be compared token by token.
-const EXACT: [&str; 6] = ["-ctk", "f32", "-ctv", "f32", "-fa", "off"];
+pub(crate) const EXACT: [&str; 6] = ["-ctk", "f32", "-ctv", "f32", "-fa", "off"];
 
 const RUN: [&str; 9] = ["run", "-m", "", "-n", "40", "--temp", "0", "-p", "tell of the hen"];
 
@@ -71,6 +71,7 @@ fn json_is_one_object_of_a_known_shape() {
             "prompt_n",
             "prompt_per_second",
             "prompt_per_token_ms",
+            "speed_up",
             "tokens_per_round"
         ]
     );

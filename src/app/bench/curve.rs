@@ -93,7 +93,7 @@ pub(crate) fn curve(
 }
 
 /// Reads a text into an empty slot; if `looks`, up to the logits of its last token.
-fn fill(target: &mut dyn TargetModel, text: &[Token], looks: bool) -> Result<(), Error> {
+pub(crate) fn fill(target: &mut dyn TargetModel, text: &[Token], looks: bool) -> Result<(), Error> {
     target.truncate(Slot(0), 0)?;
     let mut batch = DraftBatch::new();
     let mut pos = 0;
@@ -112,25 +112,45 @@ fn fill(target: &mut dyn TargetModel, text: &[Token], looks: bool) -> Result<(),
     Ok(())
 }
 
-/// Passes with the rows of one chain; the tokens are forgotten after each.
-fn time(target: &mut dyn TargetModel, tokens: &[Token], used_cells: usize, out: &mut Vec<f64>) -> Result<(), Error> {
-    let mut tree = DraftTree::new();
-    let mut parent = None;
-    for &token in &tokens[1..] {
-        parent = Some(tree.add(parent, token, 0.5));
+/// A batch of one chain after `used_cells` tokens.
+pub(crate) struct Chain {
+    batch: DraftBatch,
+    used_cells: u32,
+}
+
+impl Chain {
+    /// The rows hold these tokens, one at least.
+    pub(crate) fn new(tokens: &[Token], used_cells: usize) -> Self {
+        let mut tree = DraftTree::new();
+        let mut parent = None;
+        for &token in &tokens[1..] {
+            parent = Some(tree.add(parent, token, 0.5));
+        }
+        let mut batch = DraftBatch::new();
+        batch.push_draft(Slot(0), Pos(used_cells as u32), tokens[0], &tree);
+        Self { batch, used_cells: used_cells as u32 }
     }
-    let mut batch = DraftBatch::new();
-    batch.push_draft(Slot(0), Pos(used_cells as u32), tokens[0], &tree);
-    let begun = Instant::now();
-    for pass in 0..N_UNCOUNTED + N_PASSES {
+
+    /// The time of one pass; the tokens are forgotten after it.
+    pub(crate) fn pass(&self, target: &mut dyn TargetModel) -> Result<Duration, Error> {
         let start = Instant::now();
-        target.decode(&batch)?;
+        target.decode(&self.batch)?;
         // A device may still be at work until its results are asked for.
-        let looked_at: f32 = (0..tokens.len() as u32).map(|row| target.logits(RowId(row))[0]).sum();
+        let looked_at: f32 = (0..self.batch.len() as u32).map(|row| target.logits(RowId(row))[0]).sum();
         let took = start.elapsed();
         std::hint::black_box(looked_at);
         target.keep(Slot(0), RowId(0))?;
-        target.truncate(Slot(0), used_cells as u32)?;
+        target.truncate(Slot(0), self.used_cells)?;
+        Ok(took)
+    }
+}
+
+/// Passes with the rows of one chain.
+fn time(target: &mut dyn TargetModel, tokens: &[Token], used_cells: usize, out: &mut Vec<f64>) -> Result<(), Error> {
+    let chain = Chain::new(tokens, used_cells);
+    let begun = Instant::now();
+    for pass in 0..N_UNCOUNTED + N_PASSES {
+        let took = chain.pass(target)?;
         if pass >= N_UNCOUNTED {
             out.push(took.as_secs_f64() * 1e3);
             if begun.elapsed() > LONGEST && pass >= N_UNCOUNTED + 2 {

@@ -2,7 +2,7 @@
 
 pub(crate) mod args;
 mod compare;
-mod curve;
+pub(crate) mod curve;
 mod machine;
 pub(crate) mod measure;
 mod output;
@@ -161,7 +161,7 @@ fn curves(args: &BenchArgs, cancel: &CancelFlag) -> Result<()> {
 }
 
 /// Some text of so many tokens. What it says makes no difference to how long a pass takes.
-fn filler(model: &aded::llama::Model, n_tokens: usize) -> Result<Vec<Token>> {
+pub(crate) fn filler(model: &aded::llama::Model, n_tokens: usize) -> Result<Vec<Token>> {
     let words =
         "The river rose in the night and by morning the lower fields stood under water; nobody had expected that. ";
     let piece = model.tokenize(words, false, false)?;
