@@ -11,7 +11,9 @@ enum State {
     /// Nothing but white space so far.
     Start,
     Thinking,
-    /// After thoughts, white space only.
+    /// Thoughts have ended: the white space that follows belongs to nothing.
+    Gap,
+    /// The text is about to begin.
     AfterThoughts,
     Content,
     /// A call of a tool: held back until it is whole.
@@ -90,14 +92,21 @@ impl Splitter {
                 if let Some(at) = self.held.find(THINK_END) {
                     part.thoughts += &self.held[..at];
                     self.held.drain(..at + THINK_END.len());
-                    let n_spaces = self.held.len() - self.held.trim_start().len();
-                    self.held.drain(..n_spaces);
-                    self.state = State::AfterThoughts;
+                    self.state = State::Gap;
                     return true;
                 }
                 let end = self.held.len() - overlap(&self.held, &[THINK_END]);
                 part.thoughts.extend(self.held.drain(..end));
                 false
+            }
+            State::Gap => {
+                let n_spaces = self.held.len() - self.held.trim_start().len();
+                self.held.drain(..n_spaces);
+                if self.held.is_empty() {
+                    return false;
+                }
+                self.state = State::AfterThoughts;
+                true
             }
             State::AfterThoughts => {
                 if self.tools.is_empty() {
