@@ -215,7 +215,7 @@ fn grammars_hold_in_every_slot_and_wrong_ones_are_refused() {
         serde_json::from_str::<Value>(text).unwrap_or_else(|error| panic!("{error}: {text}"));
     }
     for (grammar, part) in
-        [("root ::= (", "does not parse"), ("x ::= \"a\"", "root"), (&*"(".repeat(500), "parentheses")]
+        [("root ::= (", "does not parse"), ("x ::= \"a\"", "root"), (&*"(".repeat(500), "nests groups 500 deep")]
     {
         body["grammar"] = grammar.into();
         server.post("/completion", &body).fails(400, part);
