@@ -10,7 +10,7 @@ build = $(step) build "$(build_help)" cargo build --locked --release
 test_help := the names of the failed tests stand above; run one alone with: cargo test --release NAME
 
 .DEFAULT_GOAL := help
-.PHONY: help deps models build run test ci clean
+.PHONY: help deps models build run test bench ci clean
 
 help: ## list the goals
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
@@ -29,6 +29,11 @@ test: deps models ## fetch both models and run all tests
 build: ## build target/release/aded for this machine
 	@scripts/deps.sh build
 	@$(build)
+
+PROMPTS ?= benches/prompts/mixed.jsonl
+bench: deps ## measure the speed-up on this machine as the README's table does (MODEL=file, PROMPTS=file, ARGS=flags)
+	@$(build)
+	@scripts/bench.sh $(PROMPTS)
 
 models: ## fetch SmolLM2-135M and Gemma-3-270M into the model store
 	@scripts/deps.sh fetch

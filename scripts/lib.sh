@@ -11,3 +11,15 @@ fail() {
     printf 'aded: step "%s" failed: %s\naded: way out: %s\n' "$1" "$2" "$3" >&2
     exit 1
 }
+
+# model_file FOLDER_OF_SCRIPTS: the file that MODEL or ADED_MODEL names, or the default model, fetched where it is missing.
+model_file() {
+    local model=${MODEL:-${ADED_MODEL:-}}
+    if [ -z "$model" ]; then
+        "$1/models.py"
+        return
+    fi
+    [ -f "$model" ] || fail "model" "MODEL names '$model', which is not a file" \
+        "give the path of a GGUF file, or leave MODEL and ADED_MODEL empty for the default model"
+    printf '%s\n' "$model"
+}

@@ -6,14 +6,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=scripts/lib.sh
 . "$here/lib.sh"
 
-model=${MODEL:-${ADED_MODEL:-}}
-if [ -z "$model" ]; then
-    model=$("$here/models.py")
-elif [ ! -f "$model" ]; then
-    fail "model" "MODEL names '$model', which is not a file" \
-        "give the path of a GGUF file, or leave MODEL and ADED_MODEL empty for the default model"
-fi
-
+model=$(model_file "$here")
 prompt=${PROMPT:-Write a short guide to brewing good coffee at home, as a numbered list.}
 # Standard input stays closed: `aded run` joins piped input to the prompt, and a CI's open pipe would never end.
 # shellcheck disable=SC2086 # ARGS holds several words on purpose

@@ -536,7 +536,7 @@ bool aded_hook_register(const aded_kernels * table) {
         kernels = table;
         auto & types = ggml_backend_cpu_get_extra_buffer_types();
         // llama.cpp offers a weight to the types in their order. Ours come first on x86, where they were measured against AMX
-        // (benches/record/kernels.md); KleidiAI keeps what it takes.
+        // (benches/record/2026-11-24); KleidiAI keeps what it takes.
         auto place = std::find_if(types.begin(), types.end(), [](ggml_backend_buffer_type_t t) {
             return strcmp(ggml_backend_buft_name(t), "CPU_KLEIDIAI") != 0;
         });

@@ -32,6 +32,8 @@ fn the_commands_work() {
     for name in ["notes.txt", "README.md", "docs/guide.md", "main.rs", "code.py"] {
         fs::write(folder.path().join(name), "the hen and the hat and the hen\n").unwrap();
     }
+    let question = r#"{"question_id": 1, "category": "hens", "turns": ["Where is the hen?"]}"#;
+    fs::write(folder.path().join("questions.jsonl"), question).unwrap();
     let model = tiny();
     for command in &commands {
         let script = command
