@@ -1,6 +1,6 @@
 //! What was learnt survives: overlay, recall, the log of earlier texts and the calibration of one model, in a file.
 //!
-//! The file's frame is described in [`store`](crate::representative::store); these are its sections:
+//! The file's frame is described in [`store`]; these are its sections:
 //!
 //! | id | content |
 //! | --- | --- |

@@ -39,6 +39,7 @@ impl FromStr for RepoName {
 
 impl RepoName {
     /// The folder of the repository in a hub's cache.
+    #[cfg(any(test, feature = "hub"))]
     pub(crate) fn folder(&self) -> String {
         format!("models--{}", self.repo.replace('/', "--"))
     }
