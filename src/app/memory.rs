@@ -22,7 +22,6 @@ use super::resolve;
 pub(crate) use command::memory;
 
 /// Time between two saves of a process that goes on.
-#[allow(dead_code, reason = "as tick")]
 const INTERVAL: Duration = Duration::from_secs(180);
 
 /// How long to wait for another process that is saving: it takes some hundred milliseconds on a slow disk.

@@ -214,3 +214,15 @@ fn the_model_gets_all_that_was_said() {
     let run = piped(&[&["run", "-no-cnv", "-p", &whole], &flags[..]].concat(), b"").json();
     assert_eq!(run["text"], texts[1]);
 }
+
+#[test]
+fn what_was_learnt_is_kept_as_by_run() {
+    let folder = folder();
+    let memory = folder.path().join("memory.aded");
+    let kept = |flags: &[&str]| {
+        chat(&[&["--memory", memory.to_str().unwrap()], flags].concat(), &["tell of the hen", "and again"]).text();
+        memory.exists()
+    };
+    assert!(!kept(&["--spec", "off"]), "who never drafts learns nothing");
+    assert!(kept(&[]));
+}
