@@ -106,8 +106,7 @@ impl<T: TargetModel> Session<T> {
                 token.0, limits.n_vocab
             )));
         }
-        let n_held = self.sequence.n_decoded().min(self.sequence.n_reusable);
-        let held = &self.sequence.tokens()[..if self.is_unclean { 0 } else { n_held }];
+        let held = if self.is_unclean { &[] } else { self.sequence.reusable() };
         let common = request.prompt.iter().zip(held).take_while(|(new, old)| new == old).count();
         let mut reused = common.min(request.prompt.len() - 1);
         if self.target.truncate(Slot(0), reused as u32).is_err() {

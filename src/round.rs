@@ -445,8 +445,7 @@ impl Decoder {
             let first = segment.map_or(0, |segment| self.batch.row(RowId(segment.rows.start)).pos.0 as usize);
             if first < sequence.n_prompt {
                 reads_prompt = true;
-                // A prompt of which one token was left may be followed by accepted nodes in the same round.
-                stats.n_prompt = sequence.n_decoded.min(sequence.n_prompt) as u64 - stats.n_prompt_reused;
+                stats.n_prompt = sequence.n_decoded as u64 - stats.n_prompt_reused;
                 stats.prompt_ns += ns(times.sum()) / n_sequences;
                 continue;
             }

@@ -132,6 +132,11 @@ impl Sequence {
         self.draft_limit = n_nodes;
     }
 
+    /// The tokens whose cells a prompt that begins with them may use again.
+    pub fn reusable(&self) -> &[Token] {
+        &self.tokens()[..self.n_decoded.min(self.n_reusable)]
+    }
+
     /// The slot of the target that holds the sequence.
     pub fn slot(&self) -> Slot {
         self.slot

@@ -282,7 +282,10 @@ const TEXT: &str = "The river had risen in the night, and by morning the lower r
                     surprised: it happened every spring, and 3 of the 12 houses near the bridge stood empty for that reason.";
 
 /// How much the shape of a batch moves this target's logits.
-fn noise(model: &Model, target: &mut Target) -> Result<f32, Error> {
+///
+/// # Errors
+/// The target's.
+pub(crate) fn noise(model: &Model, target: &mut Target) -> Result<f32, Error> {
     let noise = shape_noise(target, &model.tokenize(TEXT, true, false)?)?;
     info!("noise between shapes of batches: {noise}");
     Ok(noise)

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::app::flags::{ContextArgs, KernelArgs, LogArgs, ModelArgs, SamplingArgs, SpecArgs};
+use crate::app::flags::{ContextArgs, KernelArgs, LogArgs, MemoryArgs, ModelArgs, SamplingArgs, SpecArgs};
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ServeArgs {
@@ -20,6 +20,8 @@ pub(crate) struct ServeArgs {
     pub(crate) sampling: SamplingArgs,
     #[command(flatten)]
     pub(crate) spec: SpecArgs,
+    #[command(flatten)]
+    pub(crate) memory: MemoryArgs,
     #[command(flatten)]
     pub(crate) log: LogArgs,
     #[command(flatten)]

@@ -31,7 +31,7 @@ use std::thread;
 use std::time::Duration;
 
 use aded::config::DraftMode;
-use aded::llama::{ContextParams, Model, Target};
+use aded::llama::{ContextParams, Model, Target, circumstances};
 use aded::model::TargetModel as _;
 use aded::round::Decoder;
 use aded::{CancelFlag, Error};
@@ -44,8 +44,9 @@ use tracing::info;
 use args::ServeArgs;
 use auth::{Keys, Origins};
 use routes::App;
-use scheduler::{Command, Engine, Handle, Ready, Shared};
+use scheduler::{Command, Engine, Handle, Loaded, Ready, Shared};
 
+use crate::app::memory::Memory;
 use crate::app::output::note;
 use crate::app::{interrupt, log, resolve};
 
@@ -102,9 +103,10 @@ async fn run(args: &ServeArgs, keys: Keys, template: Option<String>, interrupted
         thread::Builder::new()
             .name("engine".to_owned())
             .spawn(move || match load(&args, template, &interrupted) {
-                Ok((target, decoder, mut ready)) => {
-                    let mut engine = Engine::new(target, decoder, shared.clone(), commands);
+                Ok((parts, mut ready)) => {
+                    let mut engine = Engine::new(parts, shared.clone(), commands);
                     ready.drafts = engine.drafts();
+                    engine.publish();
                     let _ = shared.ready.set(ready);
                     let _ = loaded.send(Ok(()));
                     engine.run();
@@ -182,17 +184,26 @@ fn app(args: &ServeArgs, keys: Keys, address: SocketAddr, shared: Arc<Shared>, e
 }
 
 /// Loads model, context and corpus, on the engine thread.
-fn load(args: &ServeArgs, template: Option<String>, cancel: &CancelFlag) -> Result<(Target, Decoder, Ready)> {
+fn load(args: &ServeArgs, template: Option<String>, cancel: &CancelFlag) -> Result<(Loaded, Ready)> {
     resolve::kernels(args.kernels);
     let model = resolve::model(&args.model, cancel)?;
     let config = resolve::config(&args.spec)?;
-    let target = Target::new(model.clone(), &context_params(args, &model, config.draft.mode)?)?;
+    let drafts = config.draft.mode != DraftMode::Off;
+    let params = context_params(args, &model, config.draft.mode)?;
+    let mut target = Target::new(model.clone(), &params)?;
+    let noise = if args.spec.exact && drafts { Some(resolve::noise(&model, &mut target)?) } else { None };
+    let n_keep = if args.context.context_shift { Some(resolve::n_keep(args.context.keep, &model)?) } else { None };
+    if n_keep.is_some() && !target.can_shift() {
+        return Err(Error::usage("the memory of this model cannot be shifted: leave out --context-shift").into());
+    }
     let corpus = match &args.spec.corpus {
-        Some(path) if config.draft.mode != DraftMode::Off => Some(resolve::corpus(path, &model)?),
+        Some(path) if drafts => Some(resolve::corpus(path, &model)?),
         _ => None,
     };
     let mut decoder = Decoder::new(config)?;
     decoder.set_corpus(corpus);
+    let circumstances = circumstances(&model, &params, args.model.gpu_layers, &resolve::kernels_of(args.kernels));
+    let memory = Memory::open(&args.memory, &model, circumstances, &mut decoder)?;
     let limits = target.limits();
     let file = model.path().file_stem().map(|name| name.to_string_lossy().into_owned());
     let ready = Ready {
@@ -203,7 +214,7 @@ fn load(args: &ServeArgs, template: Option<String>, cancel: &CancelFlag) -> Resu
         drafts: false,
         model,
     };
-    Ok((target, decoder, ready))
+    Ok((Loaded { target, decoder, memory, noise, n_keep }, ready))
 }
 
 /// A context for all slots.

@@ -63,7 +63,7 @@ impl Params {
         if ignore_end {
             sampling.ignore_end(model);
         }
-        sampling.grammar = schema::grammar(fields)?;
+        sampling.grammar = schema::grammar(fields)?.or(sampling.grammar);
         sampling.validate()?;
         let limits = ["max_completion_tokens", "max_tokens", "n_predict"];
         let mut n_max = n_predict;

@@ -19,6 +19,8 @@ use super::job::{Event, Job, Round};
 use super::metrics::Metrics;
 use super::slots::{After, SlotState};
 
+use crate::app::memory::Memory;
+
 /// An order to the engine thread.
 pub(super) enum Command {
     /// Answer a request.
@@ -82,10 +84,23 @@ impl Handle {
     }
 }
 
+/// What the engine works with.
+pub(super) struct Loaded {
+    pub(super) target: Target,
+    pub(super) decoder: Decoder,
+    pub(super) memory: Memory,
+    /// For exact greedy decoding: see [`Sequence::set_exact`].
+    pub(super) noise: Option<f32>,
+    /// For shifts of a full context: see [`Sequence::set_context_shift`].
+    pub(super) n_keep: Option<usize>,
+}
+
 /// The engine.
 pub(super) struct Engine {
     target: Target,
     decoder: Decoder,
+    /// What earlier processes learnt, and where this one's knowledge goes.
+    memory: Memory,
     model: Arc<Model>,
     end_tokens: Vec<Token>,
     slots: Vec<SlotState>,
@@ -96,13 +111,20 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    pub(super) fn new(mut target: Target, decoder: Decoder, shared: Arc<Shared>, commands: Receiver<Command>) -> Self {
+    pub(super) fn new(loaded: Loaded, shared: Arc<Shared>, commands: Receiver<Command>) -> Self {
+        let Loaded { mut target, decoder, memory, noise, n_keep } = loaded;
         target.set_cancel_flag(shared.abort.clone());
         let limits = target.limits();
         let model = target.model().clone();
-        let slots = (0..limits.n_slots).map(|slot| SlotState::new(Sequence::new(Slot(slot), limits.n_ctx))).collect();
+        let slots = (0..limits.n_slots).map(|slot| {
+            let mut sequence = Sequence::new(Slot(slot), limits.n_ctx);
+            sequence.set_exact(noise);
+            sequence.set_context_shift(n_keep);
+            SlotState::new(sequence)
+        });
+        let slots = slots.collect();
         let end_tokens = model.end_tokens();
-        Self { target, decoder, model, end_tokens, slots, queue: VecDeque::new(), shared, commands, n_uses: 0 }
+        Self { target, decoder, memory, model, end_tokens, slots, queue: VecDeque::new(), shared, commands, n_uses: 0 }
     }
 
     /// Answers until it is told to stop, or nobody is left who could ask.
@@ -119,6 +141,7 @@ impl Engine {
                 let _ = running.job.events.send(Event::Failed(Error::cancelled()));
             }
         }
+        self.memory.close(&mut self.decoder);
     }
 
     /// Takes orders, waiting for one only if there is nothing else to do, and gives free slots to waiting jobs in order of arrival.
@@ -263,6 +286,8 @@ impl Engine {
         self.decoder.end(&slot.sequence);
         self.count_running();
         self.shared.metrics(|metrics| metrics.count_answer(&slot.sequence.stats, &ended.timings));
+        // Saving takes a moment, so that it waits for the end of an answer.
+        self.memory.tick(&mut self.decoder);
         info!("request {}: over, {} tokens, {}", ended.job.id, ended.timings.predicted_n, slot.sequence.stats);
     }
 
@@ -271,7 +296,8 @@ impl Engine {
         self.shared.n_running.store(n_running, Ordering::Relaxed);
     }
 
-    fn publish(&self) {
+    /// Shows the slots as they are.
+    pub(super) fn publish(&self) {
         let limits = self.target.limits();
         let drafts = self.drafts();
         let views = self.slots.iter().map(|slot| slot.view(limits.n_ctx, drafts)).collect();

@@ -70,7 +70,7 @@ impl SlotState {
 
     /// Tokens of the prompt that the slot holds already.
     pub(super) fn n_common(&self, prompt: &[Token]) -> usize {
-        let held = if self.is_unclean { &[] } else { &self.sequence.tokens()[..self.sequence.n_decoded()] };
+        let held = if self.is_unclean { &[] } else { self.sequence.reusable() };
         prompt.iter().zip(held).take_while(|(new, old)| new == old).count()
     }
 
@@ -84,7 +84,7 @@ impl SlotState {
         }
         let emitted = self.sequence.emitted();
         if emitted.is_empty() {
-            if running.job.wants_progress {
+            if running.job.wants_progress && running.clock.first.is_none() {
                 let _ = running.job.events.send(Event::Progress(progress(&self.sequence, &running.clock)));
             }
             return After::Goes;
@@ -179,7 +179,7 @@ impl SlotState {
     /// What `/slots` says of it. Prompts and answers are nobody's business but the client's.
     pub(super) fn view(&self, n_ctx: u32, drafts: bool) -> Value {
         let slot = self.sequence.slot().0;
-        let n_held = self.sequence.n_decoded();
+        let n_held = self.sequence.reusable().len();
         let running = self.running.as_ref();
         let timings = self.timings();
         json!({

@@ -16,7 +16,7 @@ mod signals;
 mod soak;
 
 use std::io::{BufRead as _, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
@@ -146,9 +146,15 @@ fn program() -> Command {
         }
     }
     // Tests run side by side: more threads than cores would wait for each other at every step.
-    command.env("ADED_THREADS", "1");
+    command.env("ADED_THREADS", "1").env("ADED_MEMORY", "off").env("ADED_MEMORY_DIR", scratch());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
+}
+
+/// A folder for what nobody looks at.
+fn scratch() -> &'static Path {
+    static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
+    FOLDER.get_or_init(|| tempfile::tempdir().expect("a temporary folder")).path()
 }
 
 /// A model of random weights that all tests share.
