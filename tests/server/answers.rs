@@ -362,3 +362,44 @@ fn progress_through_a_prompt_is_reported() {
     assert!(steps.len() >= 2 && steps.windows(2).all(|pair| pair[0].0 < pair[1].0), "{steps:?}");
     assert!(steps.iter().all(|step| step.1 == steps[0].1) && steps[steps.len() - 1].0 == steps[0].1, "{steps:?}");
 }
+
+#[test]
+fn schemas_hold_in_each_of_their_forms_and_force_calls() {
+    let server = Server::tiny(&["--spec", "on", "-c", "1024"]);
+    let schema = json!({"type": "object", "properties": {"a": {"enum": ["x", "y"]}, "b": {"enum": [1, 2]}}, "required": ["a", "b"], "additionalProperties": false});
+    let holds = |text: &str| {
+        let value: Value = serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"));
+        assert!(
+            ["x", "y"].contains(&value["a"].as_str().unwrap()) && [1, 2].contains(&value["b"].as_u64().unwrap()),
+            "{value}"
+        );
+    };
+    let mut body = json!({"prompt": "the", "n_predict": 200, "temperature": 1, "json_schema": schema});
+    holds(server.ask("/completion", &body)["content"].as_str().unwrap());
+    for format in [
+        json!({"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}),
+        json!({"type": "json_schema", "schema": schema}),
+        json!({"type": "json_object", "schema": schema}),
+    ] {
+        let mut chat = question("the");
+        chat["max_tokens"] = 200.into();
+        chat["response_format"] = format;
+        holds(server.ask("/v1/chat/completions", &chat)["choices"][0]["message"]["content"].as_str().unwrap());
+    }
+    body["json_schema"] = json!({"type": "nothing"});
+    server.post("/completion", &body).fails(400, "schema");
+    let tools = ["f", "g"].map(|name| json!({"type": "function", "function": {"name": name, "parameters": schema}}));
+    for (choice, names) in
+        [(json!("required"), vec!["f", "g"]), (json!({"type": "function", "function": {"name": "g"}}), vec!["g"])]
+    {
+        let mut chat = question("the");
+        chat["max_tokens"] = 300.into();
+        chat["tools"] = json!(tools);
+        chat["tool_choice"] = choice;
+        let choice = server.ask("/v1/chat/completions", &chat)["choices"][0].clone();
+        assert_eq!(choice["finish_reason"], "tool_calls", "{choice}");
+        let call = &choice["message"]["tool_calls"][0]["function"];
+        assert!(names.contains(&call["name"].as_str().unwrap()), "{call}");
+        holds(call["arguments"].as_str().unwrap());
+    }
+}
