@@ -9,10 +9,12 @@ as a line of JSON; a table of medians follows on standard error. Run it on an ot
         --model model.gguf --clients 1,2,4,8 --repetitions 3 --threads 2 > record.jsonl
 
 Each arm is a server process of its own with as many slots as the most clients; only one of them computes at a time.
-Every client asks its share of the prompts one after the other, greedily; all arms answer the same prompts.
+Every client asks its share of the prompts one after the other, greedily. All arms answer the same prompts, and no server
+sees one twice: it would draft from its own earlier answer.
 """
 
 import argparse
+import itertools
 import json
 import os
 import socket
@@ -23,17 +25,30 @@ import threading
 import time
 import urllib.request
 
-PROMPTS = [
-    "Explain in three sentences why the sky is blue.",
-    "Write a Python function that returns the n-th Fibonacci number, with a docstring.",
-    "List the planets of the solar system, one a line, each with one fact.",
-    "Translate into French: The train leaves at nine and arrives before noon.",
-    "Rewrite this text without errors: Their is many reason why people likes too travel by trains.",
-    "Write a JSON object that describes a book: title, author, year, and a list of three keywords.",
-    "Summarise: A hash table stores pairs of keys and values. It computes an index from the key, where the value is kept. "
-    "Two keys with the same index collide; the table then keeps both in a list, or looks for another place.",
-    "Give four arguments for and four against working from home.",
+TASKS = [
+    "Explain in three sentences what {} is.",
+    "Write a short Python class that models {}, with docstrings.",
+    "List eight facts about {}, one a line.",
+    "Write a JSON object that describes {}: name, summary, and a list of five keywords.",
+    "Give four arguments for and four against {}.",
+    "Write a polite e-mail that asks for advice on {}.",
+    "Summarise the history of {} in a table with years.",
+    "Write a dialogue of two friends about {}.",
 ]
+TOPICS = (
+    "a bicycle, a hash table, a volcano, working from home, a sailing boat, the printing press, a beehive, solar power, "
+    "a chess club, the steam engine, a public library, a glacier, learning the piano, a coral reef, a compiler, tea, "
+    "a railway station, the metric system, a vegetable garden, a lighthouse, night trains, a spreadsheet, a choir, "
+    "drinking water, an orchard, chocolate, a city park, a telescope, winter sports, a bakery, an elevator, maps"
+).split(", ")
+
+
+def all_prompts(args):
+    """Every prompt once: a server that has answered one before drafts from that answer."""
+    if not args.prompts:
+        return [task.format(topic) for topic in TOPICS for task in TASKS]
+    with open(args.prompts, encoding="utf-8") as lines:
+        return [json.loads(line)["turns"][0] for line in lines if line.strip()]
 
 
 def arguments():
@@ -43,7 +58,7 @@ def arguments():
     parser.add_argument("--model", required=True, help="model file with a chat template")
     parser.add_argument("--prompts", help="questions, one JSON object a line with `turns`, as for aded bench")
     parser.add_argument("--clients", default="1,2,4,8", help="numbers of clients")
-    parser.add_argument("--requests", type=int, default=16, help="requests of each measurement")
+    parser.add_argument("--requests", type=int, default=20, help="requests of each measurement")
     parser.add_argument("--tokens", type=int, default=128, help="tokens of each answer")
     parser.add_argument("--repetitions", type=int, default=3, help="measurements of each arm at each number of clients")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of each server")
@@ -146,14 +161,14 @@ def measure(server, prompts, n_clients, n_tokens):
 def main():
     args = arguments()
     counts = [int(count) for count in args.clients.split(",")]
-    prompts = PROMPTS
-    if args.prompts:
-        with open(args.prompts, encoding="utf-8") as lines:
-            prompts = [json.loads(line)["turns"][0] for line in lines if line.strip()]
-    prompts = [prompts[index % len(prompts)] for index in range(args.requests)]
+    prompts = all_prompts(args)
+    needed = 2 + len(counts) * args.repetitions * args.requests
+    if len(prompts) < needed:
+        sys.exit(f"{needed} prompts are needed, and there are {len(prompts)}: lower --requests or --repetitions, or give --prompts")
+    prompts = iter(prompts)
     slots = max(counts)
     common = ["-m", args.model, "-np", str(slots), "-t", str(args.threads)]
-    own = [args.aded, "serve", *common, "-c", str(args.context)]
+    own = [args.aded, "serve", *common, "-c", str(args.context), "--memory", "off"]
     arms = {"aded": own, "aded --spec off": [*own, "--spec", "off"]}
     if args.llama_server:
         # It divides its context among the slots.
@@ -161,13 +176,15 @@ def main():
     servers = [Server(name, command) for name, command in arms.items()]
     rows = []
     try:
+        first = list(itertools.islice(prompts, 2))
         for server in servers:
             server.wait()
-            measure(server, prompts[:2], 1, 16)
+            measure(server, first, 1, 16)
         for count in counts:
             for repetition in range(args.repetitions):
+                asked = list(itertools.islice(prompts, args.requests))
                 for server in servers if repetition % 2 == 0 else reversed(servers):
-                    row = {**measure(server, prompts, count, args.tokens), "repetition": repetition}
+                    row = {**measure(server, asked, count, args.tokens), "repetition": repetition}
                     rows.append(row)
                     print(json.dumps(row), flush=True)
     finally:
