@@ -1,7 +1,7 @@
 //! Requests that are no requests: each gives an error of the client's, and nobody else is the worse for it.
 
 use std::io::{Read as _, Write as _};
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -57,9 +57,15 @@ const NAMES: [&str; 40] = [
     "timings_per_token",
 ];
 
-fn server() -> &'static Server {
-    static SERVER: OnceLock<Server> = OnceLock::new();
-    SERVER.get_or_init(|| Server::tiny(&["-np", "2", "-n", "4"]))
+/// A server that the tests here share. It ends with the last one that uses it: what a static holds would outlive the process.
+fn server() -> Arc<Server> {
+    static SERVER: Mutex<Weak<Server>> = Mutex::new(Weak::new());
+    let mut shared = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
+    shared.upgrade().unwrap_or_else(|| {
+        let server = Arc::new(Server::tiny(&["-np", "2", "-n", "4"]));
+        *shared = Arc::downgrade(&server);
+        server
+    })
 }
 
 fn any_value() -> impl Strategy<Value = Value> {
@@ -117,8 +123,8 @@ fn any_value() -> impl Strategy<Value = Value> {
 }
 
 /// The answer to a body must be one of a server that is well.
-fn check(path: &str, body: &[u8]) -> Result<(), TestCaseError> {
-    let reply = post(&server().address, path, body);
+fn check(server: &Server, path: &str, body: &[u8]) -> Result<(), TestCaseError> {
+    let reply = post(&server.address, path, body);
     let text = String::from_utf8_lossy(&reply.body).into_owned();
     prop_assert!(matches!(reply.status, 200 | 400 | 413 | 501), "{path}: {} {text}", reply.status);
     if reply.status != 200 {
@@ -132,9 +138,10 @@ fn check(path: &str, body: &[u8]) -> Result<(), TestCaseError> {
 
 #[test]
 fn hundreds_of_odd_objects_get_an_answer_each() {
+    let server = server();
     let mut runner = TestRunner::new(Config { cases: 400, failure_persistence: None, ..Config::default() });
     let fields = prop::collection::vec((prop::sample::select(NAMES.to_vec()), any_value()), 0..6);
-    let reference = server().ask("/completion", &greedy("the hen", 20))["tokens"].clone();
+    let reference = server.ask("/completion", &greedy("the hen", 20))["tokens"].clone();
     runner
         .run(&(prop::sample::select(PATHS.to_vec()), fields, any::<bool>()), |(path, fields, is_sound)| {
             let mut object = Map::new();
@@ -151,14 +158,15 @@ fn hundreds_of_odd_objects_get_an_answer_each() {
                     object.insert(name.to_owned(), 8.into());
                 }
             }
-            check(path, Value::Object(object).to_string().as_bytes())
+            check(&server, path, Value::Object(object).to_string().as_bytes())
         })
         .unwrap();
-    assert_eq!(server().ask("/completion", &greedy("the hen", 20))["tokens"], reference);
+    assert_eq!(server.ask("/completion", &greedy("the hen", 20))["tokens"], reference);
 }
 
 #[test]
 fn hundreds_of_damaged_texts_get_an_answer_each() {
+    let server = server();
     let mut runner = TestRunner::new(Config { cases: 200, failure_persistence: None, ..Config::default() });
     let sound = json!({"messages": [{"role": "user", "content": "the é"}], "prompt": "the", "content": "x", "max_tokens": 2, "stop": ["a"], "logit_bias": {"5": -1}});
     let sound = sound.to_string().into_bytes();
@@ -169,8 +177,8 @@ fn hundreds_of_damaged_texts_get_an_answer_each() {
             for (at, byte) in damage {
                 body[at] = byte;
             }
-            check(path, &body)?;
-            check(path, &body[..length])
+            check(&server, path, &body)?;
+            check(&server, path, &body[..length])
         })
         .unwrap();
 }
