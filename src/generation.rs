@@ -19,6 +19,8 @@ pub struct Session<T: TargetModel> {
     cancel: CancelFlag,
     /// The target's slot may hold something else than `sequence` says.
     is_unclean: bool,
+    /// A generation runs.
+    is_open: bool,
 }
 
 impl<T: TargetModel> Session<T> {
@@ -29,7 +31,7 @@ impl<T: TargetModel> Session<T> {
     pub fn new(target: T, config: Config) -> Result<Self, Error> {
         let sequence = Sequence::new(Slot(0), target.limits().n_ctx);
         let decoder = Decoder::new(config)?;
-        Ok(Self { target, decoder, sequence, cancel: CancelFlag::new(), is_unclean: true })
+        Ok(Self { target, decoder, sequence, cancel: CancelFlag::new(), is_unclean: true, is_open: false })
     }
 
     /// Stops the running generation within one round. Clones of the flag work from any thread; it stays raised until it is reset.
@@ -89,6 +91,18 @@ impl<T: TargetModel> Session<T> {
         request: &Request<'_>,
         sampler: &'a mut dyn RowSampler,
     ) -> Result<Generation<'a, T>, Error> {
+        self.begin(request)?;
+        Ok(Generation { session: self, sampler, n_returned: 0 })
+    }
+
+    /// Starts a generation that [`advance`](Self::advance) runs, and ends an earlier one, for callers that cannot hold a borrow: the C
+    /// interface, threads.
+    /// [`generate`](Self::generate) is the same with a handle that ends the generation when it is dropped.
+    ///
+    /// # Errors
+    /// As [`generate`](Self::generate).
+    pub fn begin(&mut self, request: &Request<'_>) -> Result<(), Error> {
+        self.end();
         let limits = self.target.limits();
         if request.prompt.is_empty() {
             return Err(Error::usage("the prompt is empty; give at least one token"));
@@ -115,7 +129,73 @@ impl<T: TargetModel> Session<T> {
         }
         self.is_unclean = false;
         self.decoder.begin(&mut self.sequence, request, reused);
-        Ok(Generation { session: self, sampler, n_returned: 0, is_closed: false })
+        self.is_open = true;
+        Ok(())
+    }
+
+    /// Runs rounds until tokens are confirmed: one or more of them, or `None` once the generation has ended. All calls of a generation
+    /// must be given the same sampler.
+    ///
+    /// # Errors
+    /// The target's or the sampler's; the generation has then ended.
+    pub fn advance(&mut self, sampler: &mut dyn RowSampler) -> Result<Option<&[Token]>, Error> {
+        loop {
+            if !self.is_open || self.sequence.finish.is_some() {
+                self.end();
+                return Ok(None);
+            }
+            if self.cancel.is_cancelled() {
+                self.sequence.finish = Some(Finish::Cancelled);
+                continue;
+            }
+            let turn = Turn { sequence: &mut self.sequence, sampler: &mut *sampler };
+            match self.decoder.round(&mut self.target, &mut [turn]) {
+                Ok(()) if self.sequence.emitted().is_empty() => {}
+                Ok(()) => return Ok(Some(self.sequence.emitted())),
+                Err(error) if error.is_cancelled() => self.sequence.finish = Some(Finish::Cancelled),
+                Err(error) => {
+                    self.is_unclean = true;
+                    self.end();
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Ends the generation, as if the model had: used when a stop string was found.
+    pub fn stop(&mut self) {
+        self.sequence.finish.get_or_insert(Finish::Stop);
+    }
+
+    /// The generation is over, early or not; what it said can be copied from later. Nothing happens if none runs.
+    pub fn end(&mut self) {
+        if std::mem::take(&mut self.is_open) {
+            self.decoder.end(&self.sequence);
+        }
+    }
+
+    /// The sequence of the last generation: its tokens, statistics and why it ended.
+    pub fn sequence(&self) -> &Sequence {
+        &self.sequence
+    }
+
+    /// Runs a whole generation and hands each round's tokens to `on_tokens` as they are confirmed; it stops where that returns false.
+    ///
+    /// # Errors
+    /// As [`generate`](Self::generate) and [`advance`](Self::advance).
+    pub fn run(
+        &mut self,
+        request: &Request<'_>,
+        sampler: &mut dyn RowSampler,
+        mut on_tokens: impl FnMut(&[Token]) -> bool,
+    ) -> Result<Finish, Error> {
+        self.begin(request)?;
+        while let Some(tokens) = self.advance(sampler)? {
+            if !on_tokens(tokens) {
+                self.stop();
+            }
+        }
+        Ok(self.sequence.finish().unwrap_or(Finish::Stop))
     }
 }
 
@@ -125,7 +205,6 @@ pub struct Generation<'a, T: TargetModel> {
     sampler: &'a mut dyn RowSampler,
     /// Tokens of the last round already handed out by the iterator.
     n_returned: usize,
-    is_closed: bool,
 }
 
 impl<T: TargetModel> Generation<'_, T> {
@@ -134,31 +213,11 @@ impl<T: TargetModel> Generation<'_, T> {
     /// # Errors
     /// The target's or the sampler's; the generation has then ended.
     pub fn advance(&mut self) -> Result<Option<&[Token]>, Error> {
-        loop {
-            if self.is_closed || self.session.sequence.finish.is_some() {
-                self.close();
-                return Ok(None);
-            }
-            if self.session.cancel.is_cancelled() {
-                self.session.sequence.finish = Some(Finish::Cancelled);
-                continue;
-            }
-            let Session { target, decoder, sequence, .. } = &mut *self.session;
-            let turn = Turn { sequence, sampler: self.sampler };
-            match decoder.round(target, &mut [turn]) {
-                Ok(()) if self.session.sequence.emitted().is_empty() => {}
-                Ok(()) => {
-                    self.n_returned = 0;
-                    return Ok(Some(self.session.sequence.emitted()));
-                }
-                Err(error) if error.is_cancelled() => self.session.sequence.finish = Some(Finish::Cancelled),
-                Err(error) => {
-                    self.session.is_unclean = true;
-                    self.close();
-                    return Err(error);
-                }
-            }
+        let tokens = self.session.advance(self.sampler)?;
+        if tokens.is_some() {
+            self.n_returned = 0;
         }
+        Ok(tokens)
     }
 
     /// Why the generation ended, once it has.
@@ -168,7 +227,7 @@ impl<T: TargetModel> Generation<'_, T> {
 
     /// Ends the generation, as if the model had: used when a stop string was found.
     pub fn stop(&mut self) {
-        self.session.sequence.finish.get_or_insert(Finish::Stop);
+        self.session.stop();
     }
 
     /// What happened so far.
@@ -184,13 +243,6 @@ impl<T: TargetModel> Generation<'_, T> {
     /// What outlives the generation.
     pub fn decoder(&self) -> &Decoder {
         &self.session.decoder
-    }
-
-    fn close(&mut self) {
-        if !self.is_closed {
-            self.is_closed = true;
-            self.session.decoder.end(&self.session.sequence);
-        }
     }
 }
 
@@ -214,6 +266,6 @@ impl<T: TargetModel> Iterator for Generation<'_, T> {
 
 impl<T: TargetModel> Drop for Generation<'_, T> {
     fn drop(&mut self) {
-        self.close();
+        self.session.end();
     }
 }

@@ -49,9 +49,12 @@
 //! | `cli` | the program `aded` |
 //! | `hub` | fetching models by name in the program |
 //! | `serde` | statistics as data |
+//! | `capi` | the C interface, `include/aded.h`; `make lib` builds the libraries |
 //! | `metal`, `cuda`, `vulkan`, `rocm` | llama.cpp's GPU backends |
 
 pub mod batch;
+#[cfg(feature = "capi")]
+mod capi;
 pub mod cancel;
 pub mod config;
 pub mod draft;

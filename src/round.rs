@@ -5,12 +5,13 @@
 //!           (predict)         (search)     (rows)    decode      (sample)       (verify)      (learn)
 //! ```
 //!
-//! [`Decoder::round`] calls the stages in this order; no stage calls another.
+//! [`Decoder::round`] calls the stages in this order; no stage calls another. Where the host of a C program decodes, `capi/core.rs` calls
+//! the same stages, and the host does between them what a [`TargetModel`] does here.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::batch::DraftBatch;
+use crate::batch::{DraftBatch, Segment};
 use crate::config::{Config, DraftMode, MAX_DRAFT_ROWS, SearchKind};
 use crate::draft::cost::{CostCurve, CostTable};
 use crate::draft::reference::Reference;
@@ -49,13 +50,13 @@ pub struct Decoder {
 }
 
 /// The time of a round, by stage.
-#[derive(Default)]
-struct Times {
-    draft: Duration,
-    decode: Duration,
-    sample: Duration,
-    keep: Duration,
-    learn: Duration,
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Times {
+    pub(crate) draft: Duration,
+    pub(crate) decode: Duration,
+    pub(crate) sample: Duration,
+    pub(crate) keep: Duration,
+    pub(crate) learn: Duration,
 }
 
 impl Times {
@@ -137,10 +138,17 @@ impl Decoder {
     ///
     /// Call [`end`](Self::end) when the sequence has finished.
     pub fn begin(&mut self, sequence: &mut Sequence, request: &Request<'_>, n_held: usize) {
+        self.adopt(sequence, request, n_held, n_held);
+    }
+
+    /// As [`begin`](Self::begin), where the first `n_learnt` tokens were learnt before: a host that decodes prompts by itself may hold
+    /// cells whose tokens nobody has learnt.
+    pub(crate) fn adopt(&mut self, sequence: &mut Sequence, request: &Request<'_>, n_held: usize, n_learnt: usize) {
         sequence.begin(request, n_held.min(request.prompt.len().saturating_sub(1)));
+        sequence.n_learnt = n_learnt.min(request.prompt.len());
         if self.config.draft.mode != DraftMode::Off {
             // Two tokens of context make the first new tri-gram whole.
-            let from = sequence.n_decoded.saturating_sub(2);
+            let from = sequence.n_learnt.saturating_sub(2);
             self.representative.overlay.learn_text(&sequence.tokens()[from..]);
         }
     }
@@ -148,7 +156,7 @@ impl Decoder {
     /// A sequence ends: later ones may copy from it.
     pub fn end(&mut self, sequence: &Sequence) {
         if self.config.draft.mode != DraftMode::Off {
-            let from = (sequence.stats.n_prompt_reused as usize).min(sequence.tokens().len());
+            let from = sequence.n_learnt.min(sequence.tokens().len());
             self.representative.log.begin_document();
             self.representative.log.extend(&sequence.tokens()[from..]);
         }
@@ -195,8 +203,11 @@ impl Decoder {
     }
 
     /// Representative and search: fills each sequence's tree, within the budget that all share.
-    fn draft(&mut self, limits: &Limits, turns: &mut [Turn<'_>]) {
-        turns.iter_mut().for_each(|turn| turn.sequence.tree.clear());
+    pub(crate) fn draft(&mut self, limits: &Limits, turns: &mut [Turn<'_>]) {
+        for turn in turns.iter_mut() {
+            turn.sequence.tree.clear();
+            turn.sequence.walk.clear();
+        }
         let all_generate = turns.iter().all(|turn| turn.sequence.may_draft());
         if self.config.draft.mode == DraftMode::Off || limits.shape == DraftShape::Nothing || !all_generate {
             return;
@@ -259,7 +270,7 @@ impl Decoder {
     }
 
     /// Trees to rows, and pieces of prompts as far as there is room beside them.
-    fn lay_out(&mut self, limits: &Limits, turns: &[Turn<'_>]) {
+    pub(crate) fn lay_out(&mut self, limits: &Limits, turns: &[Turn<'_>]) {
         self.batch.clear();
         let sequences = || turns.iter().map(|turn| &*turn.sequence);
         for sequence in sequences().filter(|sequence| sequence.n_pending() == 1) {
@@ -295,15 +306,7 @@ impl Decoder {
         let has_draft = turns.iter().any(|turn| !turn.sequence.tree.is_empty());
         for turn in turns.iter_mut() {
             let Turn { sequence, sampler } = turn;
-            sequence.walk.rows.clear();
-            sequence.walk.tokens.clear();
-            let Some(segment) = batch.segments().iter().find(|segment| segment.slot == sequence.slot) else { continue };
-            let last = RowId(segment.rows.end - 1);
-            let is_prompt = sequence.n_pending() > 1;
-            if is_prompt && !batch.row(last).wants_logits {
-                continue;
-            }
-            let root = if is_prompt { last } else { RowId(segment.rows.start) };
+            let Some(root) = root(batch, sequence) else { continue };
             let greedy = sampler.is_greedy();
             let end_tokens = &sequence.end_tokens;
             let doubt = sequence.doubt.filter(|_| greedy && has_draft);
@@ -342,8 +345,7 @@ impl Decoder {
             return;
         }
         for turn in turns.iter().filter(|turn| !turn.sequence.walk.tokens.is_empty()) {
-            let slot = turn.sequence.slot;
-            let Some(segment) = self.batch.segments().iter().find(|segment| segment.slot == slot) else { continue };
+            let Some(segment) = segment(&self.batch, turn.sequence) else { continue };
             for id in segment.rows.clone().map(RowId).filter(|&id| self.batch.row(id).wants_logits) {
                 let top = &mut self.tops[id.0 as usize];
                 if top.is_none() {
@@ -355,26 +357,60 @@ impl Decoder {
 
     /// The target commits the accepted paths.
     fn keep(&mut self, target: &mut dyn TargetModel, turns: &mut [Turn<'_>]) -> Result<(), Error> {
-        for segment in self.batch.segments() {
-            let Some(turn) = turns.iter_mut().find(|turn| turn.sequence.slot == segment.slot) else { continue };
-            let sequence = &mut *turn.sequence;
-            if sequence.wants_plain && sequence.walk.tokens.is_empty() {
-                // The root itself is in doubt: its rows are left to be forgotten by the next call, which computes it alone.
-                continue;
+        for turn in turns.iter_mut() {
+            if let Some(last) = self.last(turn.sequence) {
+                target.keep(turn.sequence.slot, last)?;
+                self.kept(turn.sequence, last);
             }
-            let last = if sequence.n_pending() > 1 {
-                RowId(segment.rows.end - 1)
-            } else {
-                sequence.walk.rows.last().copied().unwrap_or(RowId(segment.rows.start))
-            };
-            target.keep(sequence.slot, last)?;
-            sequence.n_decoded = self.batch.row(last).pos.0 as usize + 1;
         }
         Ok(())
     }
 
+    /// The rows of the round.
+    #[cfg(feature = "capi")]
+    pub(crate) fn batch(&self) -> &DraftBatch {
+        &self.batch
+    }
+
+    /// The first row of a sequence that is to be sampled; none while its prompt is being read.
+    #[cfg(feature = "capi")]
+    pub(crate) fn root(&self, sequence: &Sequence) -> Option<RowId> {
+        root(&self.batch, sequence)
+    }
+
+    /// Takes the token that the host sampled at `row` and gives the row to sample next, if the walk goes on.
+    #[cfg(feature = "capi")]
+    pub(crate) fn accept(&self, sequence: &mut Sequence, row: RowId, token: Token) -> Option<RowId> {
+        let Sequence { walk, end_tokens, n_left, .. } = sequence;
+        walk.step(&self.batch, row, token, *n_left, |token| end_tokens.binary_search(&token).is_ok())
+    }
+
+    /// What is known of a row, for whoever has the row's logits; the best token is in it.
+    #[cfg(feature = "capi")]
+    pub(crate) fn look_at(&mut self, row: RowId, top: impl FnOnce(&mut RowScan) -> TopRow) -> TopRow {
+        *self.tops[row.0 as usize].get_or_insert_with(|| top(&mut self.scan))
+    }
+
+    /// The row whose path a sequence keeps: the end of a piece of prompt, or of the accepted path. None where nothing is kept.
+    pub(crate) fn last(&self, sequence: &Sequence) -> Option<RowId> {
+        let segment = segment(&self.batch, sequence)?;
+        if sequence.wants_plain && sequence.walk.tokens.is_empty() {
+            // The root itself is in doubt: its rows are left to be forgotten by the next call, which computes it alone.
+            return None;
+        }
+        if sequence.n_pending() > 1 {
+            return Some(RowId(segment.rows.end - 1));
+        }
+        Some(sequence.walk.rows.last().copied().unwrap_or(RowId(segment.rows.start)))
+    }
+
+    /// Notes that the path to `last` is committed.
+    pub(crate) fn kept(&self, sequence: &mut Sequence, last: RowId) {
+        sequence.n_decoded = self.batch.row(last).pos.0 as usize + 1;
+    }
+
     /// Update: outcomes for calibration first, from what was known before this round; then rows, counts and text.
-    fn learn(&mut self, turns: &mut [Turn<'_>]) {
+    pub(crate) fn learn(&mut self, turns: &mut [Turn<'_>]) {
         let learns = self.config.draft.mode != DraftMode::Off;
         for turn in turns.iter_mut() {
             if turn.sequence.walk.tokens.is_empty() {
@@ -414,7 +450,7 @@ impl Decoder {
 
     /// Recall: the best tokens of every row that has logits, rejected nodes included.
     fn remember_rows(&mut self, sequence: &mut Sequence) {
-        let Some(segment) = self.batch.segments().iter().find(|segment| segment.slot == sequence.slot) else { return };
+        let Some(segment) = segment(&self.batch, sequence) else { return };
         // The token before the segment's first row, whose predecessor is the text itself.
         let first = self.batch.row(RowId(segment.rows.start)).pos.0 as usize;
         let before = first.checked_sub(1).map_or(NO_TOKEN, |index| sequence.text.tokens()[index]);
@@ -430,7 +466,7 @@ impl Decoder {
     }
 
     /// Statistics, the cost table and the governor.
-    fn measure(&mut self, turns: &mut [Turn<'_>], times: &Times) {
+    pub(crate) fn measure(&mut self, turns: &mut [Turn<'_>], times: &Times) {
         let ns = |time: Duration| time.as_nanos() as u64;
         let n_sequences = turns.len().max(1) as u64;
         let (mut used_cells, mut n_tokens, mut n_drafted) = (0, 0, 0);
@@ -440,12 +476,15 @@ impl Decoder {
             used_cells += sequence.n_decoded;
             n_tokens += sequence.walk.tokens.len();
             n_drafted += sequence.tree.len();
+            let first = segment(&self.batch, sequence)
+                .map_or(0, |segment| self.batch.row(RowId(segment.rows.start)).pos.0 as usize);
             let stats = &mut sequence.stats;
-            let segment = self.batch.segments().iter().find(|segment| segment.slot == sequence.slot);
-            let first = segment.map_or(0, |segment| self.batch.row(RowId(segment.rows.start)).pos.0 as usize);
             if first < sequence.n_prompt {
                 reads_prompt = true;
-                stats.n_prompt = sequence.n_decoded as u64 - stats.n_prompt_reused;
+                // A prompt of which one token was left may be followed by accepted nodes in the same round; a host may hold less of it
+                // than it has learnt.
+                stats.n_prompt =
+                    (sequence.n_decoded.min(sequence.n_prompt) as u64).saturating_sub(stats.n_prompt_reused);
                 stats.prompt_ns += ns(times.sum()) / n_sequences;
                 continue;
             }
@@ -480,6 +519,19 @@ fn search(config: &Config, corpus: Option<Arc<Corpus>>) -> Box<dyn Search> {
             Box::new(Reference::new(corpus, config.representative.overlay_contexts, config.draft.seed))
         }
     }
+}
+
+/// The rows that a sequence has in the batch.
+fn segment<'a>(batch: &'a DraftBatch, sequence: &Sequence) -> Option<&'a Segment> {
+    batch.segments().iter().find(|segment| segment.slot == sequence.slot)
+}
+
+/// The first row of a sequence that is to be sampled: the root of its draft, or the last row of its prompt.
+fn root(batch: &DraftBatch, sequence: &Sequence) -> Option<RowId> {
+    let segment = segment(batch, sequence)?;
+    let is_prompt = sequence.n_pending() > 1;
+    let row = RowId(if is_prompt { segment.rows.end - 1 } else { segment.rows.start });
+    batch.row(row).wants_logits.then_some(row)
 }
 
 fn view<'a>(representative: &'a Representative, turn: &'a Turn<'_>) -> View<'a> {

@@ -41,6 +41,8 @@ pub struct Sequence {
     pub(crate) n_prompt: usize,
     /// Tokens whose cells the target holds.
     pub(crate) n_decoded: usize,
+    /// Tokens that were learnt before the prompt was started.
+    pub(crate) n_learnt: usize,
     /// Tokens that may still be emitted.
     pub(crate) n_left: usize,
     /// Sorted tokens after which the generation ends.
@@ -76,6 +78,7 @@ impl Sequence {
             text: CopyIndex::new(n_ctx + 1 + MAX_DRAFT_ROWS),
             n_prompt: 0,
             n_decoded: 0,
+            n_learnt: 0,
             n_left: 0,
             end_tokens: Vec::new(),
             finish: None,
@@ -111,6 +114,7 @@ impl Sequence {
         self.text.extend(prompt);
         self.n_prompt = prompt.len();
         self.n_decoded = n_decoded;
+        self.n_learnt = n_decoded;
         self.n_left = n_max;
         self.end_tokens.clear();
         self.end_tokens.extend_from_slice(end_tokens);
@@ -121,8 +125,7 @@ impl Sequence {
         self.last_row = TopRow::default();
         self.draft_limit = usize::MAX;
         self.tree.clear();
-        self.walk.rows.clear();
-        self.walk.tokens.clear();
+        self.walk.clear();
         self.stats = Stats { n_prompt_reused: n_decoded as u64, ..Stats::default() };
     }
 
@@ -175,6 +178,13 @@ impl Sequence {
     /// True if the next round may draft: the prompt is read to its end, and no row waits to be computed alone.
     pub(crate) fn may_draft(&self) -> bool {
         self.n_pending() == 1 && self.n_decoded >= self.n_prompt && !self.wants_plain
+    }
+
+    /// Forgets the draft of a round that was not decoded.
+    #[cfg(feature = "capi")]
+    pub(crate) fn give_up(&mut self) {
+        self.tree.clear();
+        self.walk.clear();
     }
 
     /// Counts the round just done: rows, walk and tree are those of this round.

@@ -22,6 +22,30 @@ impl Walk {
     pub fn n_accepted(&self) -> usize {
         self.tokens.len().saturating_sub(1)
     }
+
+    /// Forgets the last round's walk.
+    pub fn clear(&mut self) {
+        self.rows.clear();
+        self.tokens.clear();
+    }
+
+    /// Takes the token that was sampled at `row` and gives the row to sample next; none where the walk ends: at a token that no child
+    /// of the row holds, after `limit` tokens (at least one), and after a token for which `ends` is true.
+    pub fn step(
+        &mut self,
+        batch: &DraftBatch,
+        row: RowId,
+        token: Token,
+        limit: usize,
+        ends: impl FnOnce(Token) -> bool,
+    ) -> Option<RowId> {
+        self.rows.push(row);
+        self.tokens.push(token);
+        if self.tokens.len() >= limit.max(1) || ends(token) {
+            return None;
+        }
+        batch.child(row, token)
+    }
 }
 
 /// Walks from `root`, emitting at most `limit` tokens (at least one), and ends after a token for which `ends` is true.
@@ -52,24 +76,13 @@ pub fn walk_while(
     mut sample: impl FnMut(RowId) -> Result<Option<Token>, Error>,
     walk: &mut Walk,
 ) -> Result<(), Error> {
-    walk.rows.clear();
-    walk.tokens.clear();
-    let mut row = root;
-    loop {
-        walk.rows.push(row);
-        let Some(token) = sample(row)? else {
-            walk.rows.pop();
-            return Ok(());
-        };
-        walk.tokens.push(token);
-        if walk.tokens.len() >= limit.max(1) || ends(token) {
-            return Ok(());
-        }
-        match batch.child(row, token) {
-            Some(child) => row = child,
-            None => return Ok(()),
-        }
+    walk.clear();
+    let mut next = Some(root);
+    while let Some(row) = next {
+        let Some(token) = sample(row)? else { return Ok(()) };
+        next = walk.step(batch, row, token, limit, &mut ends);
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -249,6 +249,20 @@ impl LeafIds {
         }
     }
 
+    /// Takes over what somebody else decoded: the main id holds the positions `0..n_tokens`, and nothing is known of what the other ids
+    /// hold, so that they are emptied.
+    pub fn plan_adopt(&mut self, slot: Slot, n_tokens: u32, ops: &mut Vec<SeqOp>) {
+        let main = self.main_id(slot);
+        let Some(state) = self.slots.get_mut(slot.0 as usize) else { return };
+        state.under_way = None;
+        state.n_committed = n_tokens;
+        ops.push(SeqOp::Remove { id: main, begin: n_tokens });
+        for (leaf, synced) in (0..).zip(&mut state.synced).skip(1) {
+            ops.push(SeqOp::Remove { id: main + leaf, begin: 0 });
+            *synced = 0;
+        }
+    }
+
     /// Notes that the main id has `n_discard` tokens less, and that those after them have moved down.
     pub fn set_shifted(&mut self, slot: Slot, n_discard: u32) {
         if let Some(state) = self.slots.get_mut(slot.0 as usize) {

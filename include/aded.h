@@ -1,0 +1,435 @@
+/*
+ * aded: adaptive draft-and-verify decoding. This header is the manual of the C libraries.
+ *
+ * Two libraries. `aded_core` needs nothing beside libc: it drafts, and the host decodes with whatever llama.cpp, or
+ * other engine, it has already. `aded` has llama.cpp inside, together with all of the core; define ADED_FULL before
+ * including this header to see what only it has. A program that links a llama.cpp of its own takes `aded_core`, and
+ * aded_llama.h beside this file does the talking to llama.h.
+ *
+ * Link lists (Linux): aded_core.a: -lpthread -ldl -lm (all part of libc today); aded.a: -lstdc++ -lgomp as well.
+ * `pkg-config --static --libs aded-core` or `aded` says them for the machine at hand.
+ *
+ * Rounds. A host that decodes by itself does this for each round, with one slot or several:
+ *
+ *     aded_drafter_draft     which slots take part; how many rows there are
+ *     aded_drafter_ops       orders to the memory, before the rows are decoded
+ *     aded_drafter_rows      tokens, positions, parents; aded_drafter_row_ids: sequence ids
+ *     (the host decodes the rows in one call; if that fails: aded_drafter_abort)
+ *     aded_drafter_next_row  for each slot: sample this row, aded_drafter_accept the token, until there is no next
+ *     aded_drafter_keep      then aded_drafter_ops again: the memory keeps what was accepted
+ *     aded_drafter_look      show the logits of rows, as many as are at hand: they teach
+ *     aded_drafter_learn     the round is over; aded_drafter_finish tells whether a sequence is
+ *
+ * Output is that of plain decoding: each token is sampled once by the host's own sampler from the model's own logits.
+ *
+ * Statuses. Every function that can fail returns aded_status. Numbers keep their meaning for ever. aded_last_message
+ * has the words. Nothing is printed, no signal is raised, no exit or abort is called, errno is not touched. A panic in
+ * the library becomes ADED_INTERNAL.
+ *
+ * Pointers. NULL where a function needs something is ADED_INVALID_ARGUMENT; where NULL is allowed, the function says
+ * so. What is not NULL must be as large as the lengths beside it say. Nothing that the caller passes is kept after the
+ * call, but for the log callback and its data. Outputs are written on ADED_OK alone, needed sizes also on
+ * ADED_TOO_SMALL.
+ *
+ * Handles are opaque numbers, not addresses. What is made by aded_..._new or _load is freed by aded_..._free, once; a
+ * second time is ADED_NO_SUCH_HANDLE, and so is every use after it.
+ *
+ * Threads. Every function may be called from any thread. An object serves one call at a time: a second one gets
+ * ADED_BUSY. Different objects do not disturb each other. Exceptions are named where they stand.
+ *
+ * Structures whose first field is `size` may grow at their end; the library reads and writes as much as the caller's
+ * header knew of. Before version 1.0 the interface may change between minor versions: link statically, or compare
+ * aded_version() with ADED_VERSION_MAJOR, _MINOR and _PATCH.
+ *
+ * Functions marked ADED_EXPERIMENTAL may change in any version.
+ */
+
+#ifndef ADED_H
+#define ADED_H
+
+#include <stddef.h>
+#include <stdint.h>
+/* Marks functions that may change in any version. Define it as something else to be warned of them. */
+#ifndef ADED_EXPERIMENTAL
+#define ADED_EXPERIMENTAL
+#endif
+
+// The version of this header: the library's is that of aded_version().
+#define ADED_VERSION_MAJOR 0
+
+#define ADED_VERSION_MINOR 1
+
+#define ADED_VERSION_PATCH 0
+
+// Draft whenever the measured times say that it pays.
+#define ADED_MODE_AUTO 0
+
+// Draft in every round for which anything is known.
+#define ADED_MODE_ON 1
+
+// Never draft: plain decoding through the same calls.
+#define ADED_MODE_OFF 2
+
+// The memory keeps the branches of a tree apart by sequence ids (llama.cpp with a unified KV cache).
+#define ADED_SHAPE_TREE 0
+
+// The memory can drop a tail and no more: drafts are chains.
+#define ADED_SHAPE_CHAIN 1
+
+// The memory cannot drop anything: no drafts.
+#define ADED_SHAPE_NOTHING 2
+
+// Search in order of survival probability: exact for a budget of rows.
+#define ADED_SEARCH_BEST_FIRST 0
+
+// Monte Carlo tree search over the same probabilities.
+#define ADED_SEARCH_MCTS 1
+
+// The published algorithm as it is, for comparisons.
+#define ADED_SEARCH_REFERENCE 2
+
+// The sequence goes on.
+#define ADED_FINISH_NONE 0
+
+// An end token was confirmed, or the caller stopped it.
+#define ADED_FINISH_STOP 1
+
+// As many tokens as were asked for, or the end of the context.
+#define ADED_FINISH_LENGTH 2
+
+// Cancelled.
+#define ADED_FINISH_CANCELLED 3
+
+// Cells of `from` at positions `begin` to `end` - 1 belong to `to` as well.
+#define ADED_OP_COPY 0
+
+// Cells of `from` at positions from `begin` on no longer belong to it. `to` and `end` are -1.
+#define ADED_OP_REMOVE 1
+
+// How a call ended. Numbers are never given a new meaning; later versions may add some.
+typedef enum aded_status {
+    // Done.
+    ADED_OK = 0,
+    // A pointer is NULL that must not be, or a value is outside its range. Nothing was done.
+    ADED_INVALID_ARGUMENT = 1,
+    // A buffer is too small; the size that is needed was written. Nothing was done.
+    ADED_TOO_SMALL = 2,
+    // The call does not belong here: rounds have an order. Nothing was done.
+    ADED_WRONG_STATE = 3,
+    // Another thread is using the object. Nothing was done.
+    ADED_BUSY = 4,
+    // The handle was freed or is none. Nothing was done.
+    ADED_NO_SUCH_HANDLE = 5,
+    // A fault in the library (a panic). The object is of no further use: free it.
+    ADED_INTERNAL = 6,
+    // An earlier call on this object ended with ADED_INTERNAL: free it.
+    ADED_POISONED = 7,
+    // Reading or writing a file failed.
+    ADED_IO = 8,
+    // A file is not what it should be.
+    ADED_FORMAT = 9,
+    // The model, or llama.cpp, failed.
+    ADED_TARGET = 10,
+    // The model's memory is full.
+    ADED_FULL = 11,
+    // Stopped by aded_session_cancel().
+    ADED_CANCELLED = 12,
+} aded_status;
+
+// A drafter: what was learnt, and the sequences of one target context. From one thread at a time; a second one gets ADED_BUSY.
+typedef struct aded_drafter aded_drafter;
+
+// Takes a line of the log: a level from 1 (error) to 5 (trace), and the text, which is gone when the function returns. It may be called
+// from any thread, from several at once, and must not call the library.
+typedef void (*aded_log_callback)(int32_t level,
+                                  const char *text,
+                                  void *user_data);
+
+// What a drafter is made with. Fill it with aded_drafter_default_params(), then set n_vocab and n_ctx at least.
+typedef struct aded_drafter_params {
+    // sizeof(aded_drafter_params) of the caller's header.
+    size_t size;
+    // Length of a logits row. Must be set.
+    uint32_t n_vocab;
+    // Tokens that one slot's sequence can hold. Must be set.
+    uint32_t n_ctx;
+    // Cells of the memory, over all slots; 0 = n_ctx * n_slots. Smaller where slots share a memory that is not enough for all.
+    uint32_t n_cells;
+    // Sequences that can be decoded side by side. Default 1.
+    uint32_t n_slots;
+    // Rows that one decode call can take, prompts included. Default 512.
+    uint32_t max_rows;
+    // Of them, rows with logits: roots and draft nodes of all slots. Default 64, which is also the most that is ever drafted.
+    uint32_t max_logits_rows;
+    // Leaves of a slot's tree; the memory needs n_slots * max_leaves sequence ids. 1 where shape is not ADED_SHAPE_TREE. Default 16.
+    uint32_t max_leaves;
+    // ADED_SHAPE_... Default ADED_SHAPE_TREE.
+    int32_t shape;
+    // ADED_MODE_... Default ADED_MODE_AUTO.
+    int32_t mode;
+    // ADED_SEARCH_... Default ADED_SEARCH_BEST_FIRST.
+    int32_t search;
+    // Nodes of each draft, 1 to 63; 0 = by the measured times, round by round. Default 0.
+    uint32_t budget;
+    // Deepest node, 1 to 63. Default 63.
+    uint32_t max_depth;
+    // Start of the random numbers of ADED_SEARCH_REFERENCE. Default 0.
+    uint64_t seed;
+    // Contexts of counted successors, 64 bytes each. Default 65536.
+    size_t overlay_contexts;
+    // Contexts of remembered logits rows, 64 bytes each. Default 131072.
+    size_t recall_contexts;
+    // Tokens of earlier sequences that can be copied from, 16 bytes each. Default 131072.
+    size_t log_tokens;
+} aded_drafter_params;
+
+// A prompt, or a text that is to go on.
+typedef struct aded_prompt {
+    // sizeof(aded_prompt) of the caller's header.
+    size_t size;
+    // The tokens, read during the call. At least one.
+    const int32_t *tokens;
+    // Their number, at most n_ctx of the drafter.
+    size_t n_tokens;
+    // So many of them have cells in the memory of the slot's main sequence, which holds nothing else. At most n_tokens - 1: the last
+    // token is decoded by the first round. Default 0: rounds read the prompt, in as many calls as it takes.
+    size_t n_held;
+    // So many of them were learnt before, by this drafter, as the beginning of an earlier sequence. Default 0.
+    size_t n_learnt;
+    // Most tokens to confirm. Default SIZE_MAX: until the slot is full.
+    size_t n_max;
+    // Tokens that end the sequence; they are confirmed. Read during the call. Default none.
+    const int32_t *end_tokens;
+    // Their number.
+    size_t n_end_tokens;
+    // 1 if the host always takes the largest logit, else 0. Statistics are kept apart for both. Default 1.
+    int32_t greedy;
+} aded_prompt;
+
+// An order to the memory, in the host's sequence ids: main sequences are 0 to n_slots - 1, leaves the ids after them.
+typedef struct aded_op {
+    // ADED_OP_COPY (llama_memory_seq_cp) or ADED_OP_REMOVE (llama_memory_seq_rm).
+    int32_t kind;
+    // The sequence whose cells they are.
+    int32_t from;
+    // The sequence that gets them as well; -1 for a removal.
+    int32_t to;
+    // First position.
+    int32_t begin;
+    // One past the last position; -1 for a removal: to the end.
+    int32_t end;
+} aded_op;
+
+// The host's own measurement of a round.
+typedef struct aded_times {
+    // sizeof(aded_times) of the caller's header.
+    size_t size;
+    // Milliseconds from draft to learn.
+    double round_ms;
+    // Of them, the sampling.
+    double sample_ms;
+} aded_times;
+
+// What happened to a sequence so far.
+typedef struct aded_stats {
+    // sizeof(aded_stats) of the caller's header.
+    size_t size;
+    // Prompt tokens that rounds read.
+    uint64_t n_prompt;
+    // Rounds after the prompt.
+    uint64_t n_rounds;
+    // Of them, rounds with a draft.
+    uint64_t n_draft_rounds;
+    // Tokens confirmed by these rounds.
+    uint64_t n_tokens;
+    // Nodes drafted.
+    uint64_t n_drafted;
+    // Nodes accepted.
+    uint64_t n_accepted;
+    // Milliseconds of the prompt's rounds.
+    double prompt_ms;
+    // Milliseconds of the rounds after the prompt.
+    double round_ms;
+    // Of them, drafting.
+    double draft_ms;
+    // Of them, decoding.
+    double decode_ms;
+    // Of them, sampling.
+    double sample_ms;
+    // Of them, learning.
+    double learn_ms;
+} aded_stats;
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+// Has log lines up to `max_level` (1 errors, 2 warnings, 3 information, 4 and 5 everything) handed to `callback`, together with
+// `user_data`. Without this call nothing is logged. Once for each process: a second call is ADED_WRONG_STATE. Safe from any thread.
+enum aded_status aded_log_set(aded_log_callback callback,
+                              void *user_data,
+                              int32_t max_level);
+
+// The version of the library: major * 65536 + minor * 256 + patch. Safe from any thread.
+uint32_t aded_version(void);
+
+// A short description of a status, such as "invalid argument"; "unknown status" for a number that is none. The text lives for ever.
+const char *aded_status_text(int32_t status);
+
+// Copies the message of this thread's last call that did not end with ADED_OK: what was tried, the value, the limit, the way out.
+// `needed` (not NULL) gets its length, the zero at its end included. ADED_TOO_SMALL if `capacity` is less; then nothing is copied.
+enum aded_status aded_last_message(char *buffer,
+                                   size_t capacity,
+                                   size_t *needed);
+
+// Fills `params` with the defaults. `size` is sizeof(aded_drafter_params).
+enum aded_status aded_drafter_default_params(struct aded_drafter_params *params,
+                                             size_t size);
+
+// Fills `prompt` with the defaults. `size` is sizeof(aded_prompt).
+enum aded_status aded_prompt_defaults(struct aded_prompt *prompt,
+                                      size_t size);
+
+// Makes a drafter and writes its handle to `drafter`. Free it with aded_drafter_free(). Takes about 14 MiB with the default tables.
+enum aded_status aded_drafter_new(const struct aded_drafter_params *params,
+                                  struct aded_drafter **drafter);
+
+// Frees a drafter. NULL is fine. ADED_NO_SUCH_HANDLE if it was freed before, ADED_BUSY if another thread is using it.
+enum aded_status aded_drafter_free(struct aded_drafter *drafter);
+
+// Starts a sequence in `slot`, and ends the slot's earlier one. Learns the prompt. Between rounds only.
+//
+// The slot's main sequence must hold the first n_held tokens of the prompt and nothing else when the next round is decoded. Orders that
+// see to it, and that empty the slot's leaves, come with the next aded_drafter_ops(). The host may also remove cells by itself before.
+enum aded_status aded_drafter_begin(struct aded_drafter *drafter,
+                                    uint32_t slot,
+                                    const struct aded_prompt *prompt);
+
+// The sequence of `slot` is over; later ones may copy from it. Nothing happens if there is none. Between rounds only.
+enum aded_status aded_drafter_end(struct aded_drafter *drafter,
+                                  uint32_t slot);
+
+// Begins a round of `n_slots` slots: drafts for those whose prompts are read, lays out pieces of the prompts of the others, and writes
+// the number of rows to `n_rows` (not NULL). `max_rows` is what the host has room for in this call; 0 = as many as the parameters say.
+//
+// ADED_FULL if there are fewer cells, or fewer rows with logits, than slots. Then the host decodes fewer slots, or ends one.
+enum aded_status aded_drafter_draft(struct aded_drafter *drafter,
+                                    const uint32_t *slots,
+                                    size_t n_slots,
+                                    uint32_t max_rows,
+                                    size_t *n_rows);
+
+// The rows of the round under way, parents before children: `n_rows` (not NULL) gets their number. Each array that is not NULL has room
+// for `capacity` entries and gets one for each row: the token to decode, its position, the row before it on its path (-1 where that is
+// the slot's committed text), its slot, and 1 if its logits are needed. ADED_TOO_SMALL if `capacity` is less than the number of rows.
+//
+// Each row sees its slot's committed text and its own path, nothing else. Hosts whose memory knows no sequence ids follow `parents`.
+enum aded_status aded_drafter_rows(const struct aded_drafter *drafter,
+                                   size_t capacity,
+                                   int32_t *tokens,
+                                   int32_t *positions,
+                                   int32_t *parents,
+                                   uint32_t *slots,
+                                   int8_t *wants_logits,
+                                   size_t *n_rows);
+
+// The sequence ids that row `row` belongs to: its slot's main sequence (the slot's number) and leaves (numbers from n_slots on). The
+// first one decides what the row sees. `n_ids` (not NULL) gets their number, at most max_leaves; ADED_TOO_SMALL if `capacity` is less.
+// From draft to keep.
+enum aded_status aded_drafter_row_ids(const struct aded_drafter *drafter,
+                                      uint32_t row,
+                                      int32_t *ids,
+                                      size_t capacity,
+                                      size_t *n_ids);
+
+// Fetches the orders to the memory since the last fetch, to be carried out in order: before a round is decoded, and after keep and
+// abort. `n_ops` (not NULL) gets their number. ADED_TOO_SMALL if `capacity` is less; then they stay for the next fetch. A call with
+// capacity 0 asks for the number. There are never more than 4 * n_slots * max_leaves where they are fetched after each step.
+enum aded_status aded_drafter_ops(struct aded_drafter *drafter,
+                                  struct aded_op *ops,
+                                  size_t capacity,
+                                  size_t *n_ops);
+
+// The row of `slot` to sample next, after the round was decoded: `row` (not NULL) gets it, or -1 where there is none: the walk is over,
+// or the slot's prompt is still being read.
+enum aded_status aded_drafter_next_row(struct aded_drafter *drafter,
+                                       uint32_t slot,
+                                       int32_t *row);
+
+// Shows the drafter the logits of a row: `n_logits` = n_vocab numbers, read during the call. Every row with logits that was shown teaches
+// it, whether its token was accepted or not, and a second showing does nothing. `best` (or NULL) gets the token of the largest logit, the
+// lowest such token, -1 if no logit is a number: what a greedy host accepts, so that it need not look for it. From draft to learn; rows
+// that are not sampled are best shown after keep.
+enum aded_status aded_drafter_look(struct aded_drafter *drafter,
+                                   uint32_t row,
+                                   const float *logits,
+                                   size_t n_logits,
+                                   int32_t *best);
+
+// As aded_drafter_look(), for hosts that have the best tokens of a row and not its logits: `n` tokens with their probabilities at
+// temperature 1, likeliest first. More than 8 are not needed.
+enum aded_status aded_drafter_look_top(struct aded_drafter *drafter,
+                                       uint32_t row,
+                                       const int32_t *tokens,
+                                       const float *probabilities,
+                                       size_t n);
+
+// Takes the token that the host sampled at the slot's next row, and that it has confirmed by that. `next_row` (not NULL) gets the row to
+// sample after it, -1 where the walk is over: the draft holds no such token there, or the sequence ends with it. The host may stop
+// earlier, after one token at least.
+enum aded_status aded_drafter_accept(struct aded_drafter *drafter,
+                                     uint32_t slot,
+                                     int32_t token,
+                                     int32_t *next_row);
+
+// Commits what was accepted, for all slots of the round. The orders that make the memory follow come with aded_drafter_ops(), and are to
+// be carried out before the next round is decoded.
+enum aded_status aded_drafter_keep(struct aded_drafter *drafter);
+
+// Ends the round: text, rows and times are learnt. `times` is NULL where the drafter measures by itself, from aded_drafter_draft() to the
+// end of this call; the first call about a row stands for the end of the decode call, so that a host on a device waits for the device
+// before it.
+enum aded_status aded_drafter_learn(struct aded_drafter *drafter,
+                                    const struct aded_times *times);
+
+// Gives a round up that could not be decoded, before keep. The sequences stay as they were before it; tokens that were accepted do not
+// count. Orders that remove what the memory may hold of the round come with aded_drafter_ops().
+enum aded_status aded_drafter_abort(struct aded_drafter *drafter);
+
+// The tokens that the last round confirmed for `slot`, in order: `n_tokens` (not NULL) gets their number, 0 while a prompt is being read.
+// ADED_TOO_SMALL if `capacity` is less; there are never more than max_logits_rows.
+enum aded_status aded_drafter_emitted(const struct aded_drafter *drafter,
+                                      uint32_t slot,
+                                      int32_t *tokens,
+                                      size_t capacity,
+                                      size_t *n_tokens);
+
+// Why the sequence of `slot` ended: `reason` (not NULL) gets ADED_FINISH_..., ADED_FINISH_NONE while it goes on. Known after learn.
+enum aded_status aded_drafter_finish(const struct aded_drafter *drafter,
+                                     uint32_t slot,
+                                     int32_t *reason);
+
+// What happened to the sequence of `slot` so far. `size` is sizeof(aded_stats).
+enum aded_status aded_drafter_stats(const struct aded_drafter *drafter,
+                                    uint32_t slot,
+                                    struct aded_stats *stats,
+                                    size_t size);
+
+// Forgets everything that was learnt from texts; the corpus and the measured times stay. Between rounds only.
+enum aded_status aded_drafter_forget(struct aded_drafter *drafter);
+
+// Drafts from a corpus file (`aded learn`) as well, in place of an earlier one; `path` NULL takes it away. `fingerprint` (or NULL) is the
+// tokenizer's, as the program and the full library compute it; a corpus made for another one is refused with ADED_FORMAT.
+//
+ADED_EXPERIMENTAL
+enum aded_status aded_drafter_set_corpus(struct aded_drafter *drafter,
+                                         const char *path,
+                                         const uint64_t *fingerprint);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* ADED_H */
+
+/* Generated from src/capi by cbindgen; do not edit. */
