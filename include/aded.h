@@ -107,7 +107,7 @@
 #define ADED_OP_REMOVE 1
 
 // How a call ended. Numbers are never given a new meaning; later versions may add some.
-typedef enum aded_status {
+typedef enum {
     // Done.
     ADED_OK = 0,
     // A pointer is NULL that must not be, or a value is outside its range. Nothing was done.
@@ -131,13 +131,21 @@ typedef enum aded_status {
     // The model, or llama.cpp, failed.
     ADED_TARGET = 10,
     // The model's memory is full.
-    ADED_FULL = 11,
+    ADED_NO_ROOM = 11,
     // Stopped by aded_session_cancel().
     ADED_CANCELLED = 12,
 } aded_status;
 
 // A drafter: what was learnt, and the sequences of one target context. From one thread at a time; a second one gets ADED_BUSY.
 typedef struct aded_drafter aded_drafter;
+
+// A loaded model. Serves any number of sessions; may be freed while they live. From several threads at once: a second call gets
+// ADED_BUSY only while the first one tokenizes or makes a session.
+typedef struct aded_model aded_model;
+
+// A context of a model with one sequence, and what was learnt in it. Prompts that begin like the last one reuse its memory. From one
+// thread at a time, but for aded_session_cancel().
+typedef struct aded_session aded_session;
 
 // Takes a line of the log: a level from 1 (error) to 5 (trace), and the text, which is gone when the function returns. It may be called
 // from any thread, from several at once, and must not call the library.
@@ -146,7 +154,7 @@ typedef void (*aded_log_callback)(int32_t level,
                                   void *user_data);
 
 // What a drafter is made with. Fill it with aded_drafter_default_params(), then set n_vocab and n_ctx at least.
-typedef struct aded_drafter_params {
+typedef struct {
     // sizeof(aded_drafter_params) of the caller's header.
     size_t size;
     // Length of a logits row. Must be set.
@@ -184,7 +192,7 @@ typedef struct aded_drafter_params {
 } aded_drafter_params;
 
 // A prompt, or a text that is to go on.
-typedef struct aded_prompt {
+typedef struct {
     // sizeof(aded_prompt) of the caller's header.
     size_t size;
     // The tokens, read during the call. At least one.
@@ -207,7 +215,7 @@ typedef struct aded_prompt {
 } aded_prompt;
 
 // An order to the memory, in the host's sequence ids: main sequences are 0 to n_slots - 1, leaves the ids after them.
-typedef struct aded_op {
+typedef struct {
     // ADED_OP_COPY (llama_memory_seq_cp) or ADED_OP_REMOVE (llama_memory_seq_rm).
     int32_t kind;
     // The sequence whose cells they are.
@@ -221,7 +229,7 @@ typedef struct aded_op {
 } aded_op;
 
 // The host's own measurement of a round.
-typedef struct aded_times {
+typedef struct {
     // sizeof(aded_times) of the caller's header.
     size_t size;
     // Milliseconds from draft to learn.
@@ -231,7 +239,7 @@ typedef struct aded_times {
 } aded_times;
 
 // What happened to a sequence so far.
-typedef struct aded_stats {
+typedef struct {
     // sizeof(aded_stats) of the caller's header.
     size_t size;
     // Prompt tokens that rounds read.
@@ -260,15 +268,84 @@ typedef struct aded_stats {
     double learn_ms;
 } aded_stats;
 
+// How a model is loaded.
+typedef struct {
+    // sizeof(aded_model_params) of the caller's header.
+    size_t size;
+    // Layers to put on a GPU, negative for all. Default -1.
+    int32_t n_gpu_layers;
+    // 1 to map the file, 0 to read it. Default 1.
+    int32_t use_mmap;
+    // 1 to keep the weights from being swapped out. Default 0.
+    int32_t use_mlock;
+    // Called now and then with the share that is done, 0 to 1; loading stops where it returns 0. Default NULL.
+    int32_t (*progress)(float share,
+                        void *user_data);
+    // Handed to `progress`.
+    void *user_data;
+} aded_model_params;
+
+// What a session is made with.
+typedef struct {
+    // sizeof(aded_session_params) of the caller's header.
+    size_t size;
+    // Tokens that prompt and answer may have together; 0 = as many as the model was trained with. Default 4096.
+    uint32_t n_ctx;
+    // Rows that one call can take. Default 2048.
+    uint32_t n_batch;
+    // Rows that are computed at once. Default 512.
+    uint32_t n_ubatch;
+    // Threads; 0 = one for each physical core. Default 0.
+    uint32_t n_threads;
+    // Threads for prompts and drafts; 0 = as n_threads. Default 0.
+    uint32_t n_threads_batch;
+    // Fused attention: 1 on, 0 off, -1 where the backend supports it. Default -1.
+    int32_t flash_attention;
+    // Rows with logits: a draft's nodes and its root. Default 64.
+    uint32_t max_logits_rows;
+    // Leaves of a draft. Default 16.
+    uint32_t max_leaves;
+    // ADED_MODE_... Default ADED_MODE_AUTO.
+    int32_t mode;
+    // Nodes of each draft, 1 to 63; 0 = by the measured times. Default 0.
+    uint32_t budget;
+} aded_session_params;
+
+// How tokens are chosen: llama.cpp's samplers, in the order of its own programs.
+typedef struct {
+    // sizeof(aded_sampling) of the caller's header.
+    size_t size;
+    // Start of the random numbers; UINT32_MAX = another one each time. Default UINT32_MAX.
+    uint32_t seed;
+    // 0 or less takes the likeliest token. Default 0.8.
+    float temperature;
+    // Keep the so many likeliest tokens; 0 = all. Default 40.
+    int32_t top_k;
+    // Keep the likeliest tokens that together have this probability; 1 = all. Default 0.95.
+    float top_p;
+    // Keep tokens with at least this share of the likeliest one's probability; 0 = all. Default 0.05.
+    float min_p;
+    // Divisor of repeated tokens' logits; 1 = off. Default 1.
+    float repeat_penalty;
+    // Tokens that the penalties look back. Default 64.
+    uint32_t repeat_last_n;
+    // Taken off a logit once if its token occurred; 0 = off. Default 0.
+    float presence_penalty;
+    // Taken off a logit for each time that its token occurred; 0 = off. Default 0.
+    float frequency_penalty;
+    // A grammar in llama.cpp's GBNF notation, or NULL. Read during the call. Default NULL.
+    const char *grammar;
+} aded_sampling;
+
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
 
 // Has log lines up to `max_level` (1 errors, 2 warnings, 3 information, 4 and 5 everything) handed to `callback`, together with
 // `user_data`. Without this call nothing is logged. Once for each process: a second call is ADED_WRONG_STATE. Safe from any thread.
-enum aded_status aded_log_set(aded_log_callback callback,
-                              void *user_data,
-                              int32_t max_level);
+aded_status aded_log_set(aded_log_callback callback,
+                         void *user_data,
+                         int32_t max_level);
 
 // The version of the library: major * 65536 + minor * 256 + patch. Safe from any thread.
 uint32_t aded_version(void);
@@ -278,153 +355,253 @@ const char *aded_status_text(int32_t status);
 
 // Copies the message of this thread's last call that did not end with ADED_OK: what was tried, the value, the limit, the way out.
 // `needed` (not NULL) gets its length, the zero at its end included. ADED_TOO_SMALL if `capacity` is less; then nothing is copied.
-enum aded_status aded_last_message(char *buffer,
-                                   size_t capacity,
-                                   size_t *needed);
+aded_status aded_last_message(char *buffer,
+                              size_t capacity,
+                              size_t *needed);
 
 // Fills `params` with the defaults. `size` is sizeof(aded_drafter_params).
-enum aded_status aded_drafter_default_params(struct aded_drafter_params *params,
-                                             size_t size);
+aded_status aded_drafter_default_params(aded_drafter_params *params,
+                                        size_t size);
 
 // Fills `prompt` with the defaults. `size` is sizeof(aded_prompt).
-enum aded_status aded_prompt_defaults(struct aded_prompt *prompt,
-                                      size_t size);
+aded_status aded_prompt_defaults(aded_prompt *prompt,
+                                 size_t size);
 
 // Makes a drafter and writes its handle to `drafter`. Free it with aded_drafter_free(). Takes about 14 MiB with the default tables.
-enum aded_status aded_drafter_new(const struct aded_drafter_params *params,
-                                  struct aded_drafter **drafter);
+aded_status aded_drafter_new(const aded_drafter_params *params,
+                             aded_drafter **drafter);
 
 // Frees a drafter. NULL is fine. ADED_NO_SUCH_HANDLE if it was freed before, ADED_BUSY if another thread is using it.
-enum aded_status aded_drafter_free(struct aded_drafter *drafter);
+aded_status aded_drafter_free(aded_drafter *drafter);
 
 // Starts a sequence in `slot`, and ends the slot's earlier one. Learns the prompt. Between rounds only.
 //
 // The slot's main sequence must hold the first n_held tokens of the prompt and nothing else when the next round is decoded. Orders that
 // see to it, and that empty the slot's leaves, come with the next aded_drafter_ops(). The host may also remove cells by itself before.
-enum aded_status aded_drafter_begin(struct aded_drafter *drafter,
-                                    uint32_t slot,
-                                    const struct aded_prompt *prompt);
+aded_status aded_drafter_begin(aded_drafter *drafter,
+                               uint32_t slot,
+                               const aded_prompt *prompt);
 
 // The sequence of `slot` is over; later ones may copy from it. Nothing happens if there is none. Between rounds only.
-enum aded_status aded_drafter_end(struct aded_drafter *drafter,
-                                  uint32_t slot);
+aded_status aded_drafter_end(aded_drafter *drafter,
+                             uint32_t slot);
 
 // Begins a round of `n_slots` slots: drafts for those whose prompts are read, lays out pieces of the prompts of the others, and writes
 // the number of rows to `n_rows` (not NULL). `max_rows` is what the host has room for in this call; 0 = as many as the parameters say.
 //
-// ADED_FULL if there are fewer cells, or fewer rows with logits, than slots. Then the host decodes fewer slots, or ends one.
-enum aded_status aded_drafter_draft(struct aded_drafter *drafter,
-                                    const uint32_t *slots,
-                                    size_t n_slots,
-                                    uint32_t max_rows,
-                                    size_t *n_rows);
+// ADED_NO_ROOM if there are fewer cells, or fewer rows with logits, than slots. Then the host decodes fewer slots, or ends one.
+aded_status aded_drafter_draft(aded_drafter *drafter,
+                               const uint32_t *slots,
+                               size_t n_slots,
+                               uint32_t max_rows,
+                               size_t *n_rows);
 
 // The rows of the round under way, parents before children: `n_rows` (not NULL) gets their number. Each array that is not NULL has room
 // for `capacity` entries and gets one for each row: the token to decode, its position, the row before it on its path (-1 where that is
 // the slot's committed text), its slot, and 1 if its logits are needed. ADED_TOO_SMALL if `capacity` is less than the number of rows.
 //
 // Each row sees its slot's committed text and its own path, nothing else. Hosts whose memory knows no sequence ids follow `parents`.
-enum aded_status aded_drafter_rows(const struct aded_drafter *drafter,
-                                   size_t capacity,
-                                   int32_t *tokens,
-                                   int32_t *positions,
-                                   int32_t *parents,
-                                   uint32_t *slots,
-                                   int8_t *wants_logits,
-                                   size_t *n_rows);
+aded_status aded_drafter_rows(const aded_drafter *drafter,
+                              size_t capacity,
+                              int32_t *tokens,
+                              int32_t *positions,
+                              int32_t *parents,
+                              uint32_t *slots,
+                              int8_t *wants_logits,
+                              size_t *n_rows);
 
 // The sequence ids that row `row` belongs to: its slot's main sequence (the slot's number) and leaves (numbers from n_slots on). The
 // first one decides what the row sees. `n_ids` (not NULL) gets their number, at most max_leaves; ADED_TOO_SMALL if `capacity` is less.
 // From draft to keep.
-enum aded_status aded_drafter_row_ids(const struct aded_drafter *drafter,
-                                      uint32_t row,
-                                      int32_t *ids,
-                                      size_t capacity,
-                                      size_t *n_ids);
+aded_status aded_drafter_row_ids(const aded_drafter *drafter,
+                                 uint32_t row,
+                                 int32_t *ids,
+                                 size_t capacity,
+                                 size_t *n_ids);
 
 // Fetches the orders to the memory since the last fetch, to be carried out in order: before a round is decoded, and after keep and
 // abort. `n_ops` (not NULL) gets their number. ADED_TOO_SMALL if `capacity` is less; then they stay for the next fetch. A call with
 // capacity 0 asks for the number. There are never more than 4 * n_slots * max_leaves where they are fetched after each step.
-enum aded_status aded_drafter_ops(struct aded_drafter *drafter,
-                                  struct aded_op *ops,
-                                  size_t capacity,
-                                  size_t *n_ops);
+aded_status aded_drafter_ops(aded_drafter *drafter,
+                             aded_op *ops,
+                             size_t capacity,
+                             size_t *n_ops);
 
 // The row of `slot` to sample next, after the round was decoded: `row` (not NULL) gets it, or -1 where there is none: the walk is over,
 // or the slot's prompt is still being read.
-enum aded_status aded_drafter_next_row(struct aded_drafter *drafter,
-                                       uint32_t slot,
-                                       int32_t *row);
+aded_status aded_drafter_next_row(aded_drafter *drafter,
+                                  uint32_t slot,
+                                  int32_t *row);
 
 // Shows the drafter the logits of a row: `n_logits` = n_vocab numbers, read during the call. Every row with logits that was shown teaches
 // it, whether its token was accepted or not, and a second showing does nothing. `best` (or NULL) gets the token of the largest logit, the
 // lowest such token, -1 if no logit is a number: what a greedy host accepts, so that it need not look for it. From draft to learn; rows
 // that are not sampled are best shown after keep.
-enum aded_status aded_drafter_look(struct aded_drafter *drafter,
-                                   uint32_t row,
-                                   const float *logits,
-                                   size_t n_logits,
-                                   int32_t *best);
+aded_status aded_drafter_look(aded_drafter *drafter,
+                              uint32_t row,
+                              const float *logits,
+                              size_t n_logits,
+                              int32_t *best);
 
 // As aded_drafter_look(), for hosts that have the best tokens of a row and not its logits: `n` tokens with their probabilities at
 // temperature 1, likeliest first. More than 8 are not needed.
-enum aded_status aded_drafter_look_top(struct aded_drafter *drafter,
-                                       uint32_t row,
-                                       const int32_t *tokens,
-                                       const float *probabilities,
-                                       size_t n);
+aded_status aded_drafter_look_top(aded_drafter *drafter,
+                                  uint32_t row,
+                                  const int32_t *tokens,
+                                  const float *probabilities,
+                                  size_t n);
 
 // Takes the token that the host sampled at the slot's next row, and that it has confirmed by that. `next_row` (not NULL) gets the row to
 // sample after it, -1 where the walk is over: the draft holds no such token there, or the sequence ends with it. The host may stop
 // earlier, after one token at least.
-enum aded_status aded_drafter_accept(struct aded_drafter *drafter,
-                                     uint32_t slot,
-                                     int32_t token,
-                                     int32_t *next_row);
+aded_status aded_drafter_accept(aded_drafter *drafter,
+                                uint32_t slot,
+                                int32_t token,
+                                int32_t *next_row);
 
 // Commits what was accepted, for all slots of the round. The orders that make the memory follow come with aded_drafter_ops(), and are to
 // be carried out before the next round is decoded.
-enum aded_status aded_drafter_keep(struct aded_drafter *drafter);
+aded_status aded_drafter_keep(aded_drafter *drafter);
 
 // Ends the round: text, rows and times are learnt. `times` is NULL where the drafter measures by itself, from aded_drafter_draft() to the
 // end of this call; the first call about a row stands for the end of the decode call, so that a host on a device waits for the device
 // before it.
-enum aded_status aded_drafter_learn(struct aded_drafter *drafter,
-                                    const struct aded_times *times);
+aded_status aded_drafter_learn(aded_drafter *drafter,
+                               const aded_times *times);
 
 // Gives a round up that could not be decoded, before keep. The sequences stay as they were before it; tokens that were accepted do not
 // count. Orders that remove what the memory may hold of the round come with aded_drafter_ops().
-enum aded_status aded_drafter_abort(struct aded_drafter *drafter);
+aded_status aded_drafter_abort(aded_drafter *drafter);
 
 // The tokens that the last round confirmed for `slot`, in order: `n_tokens` (not NULL) gets their number, 0 while a prompt is being read.
 // ADED_TOO_SMALL if `capacity` is less; there are never more than max_logits_rows.
-enum aded_status aded_drafter_emitted(const struct aded_drafter *drafter,
-                                      uint32_t slot,
-                                      int32_t *tokens,
-                                      size_t capacity,
-                                      size_t *n_tokens);
+aded_status aded_drafter_emitted(const aded_drafter *drafter,
+                                 uint32_t slot,
+                                 int32_t *tokens,
+                                 size_t capacity,
+                                 size_t *n_tokens);
 
 // Why the sequence of `slot` ended: `reason` (not NULL) gets ADED_FINISH_..., ADED_FINISH_NONE while it goes on. Known after learn.
-enum aded_status aded_drafter_finish(const struct aded_drafter *drafter,
-                                     uint32_t slot,
-                                     int32_t *reason);
+aded_status aded_drafter_finish(const aded_drafter *drafter,
+                                uint32_t slot,
+                                int32_t *reason);
 
 // What happened to the sequence of `slot` so far. `size` is sizeof(aded_stats).
-enum aded_status aded_drafter_stats(const struct aded_drafter *drafter,
-                                    uint32_t slot,
-                                    struct aded_stats *stats,
-                                    size_t size);
+aded_status aded_drafter_stats(const aded_drafter *drafter,
+                               uint32_t slot,
+                               aded_stats *stats,
+                               size_t size);
 
 // Forgets everything that was learnt from texts; the corpus and the measured times stay. Between rounds only.
-enum aded_status aded_drafter_forget(struct aded_drafter *drafter);
+aded_status aded_drafter_forget(aded_drafter *drafter);
 
 // Drafts from a corpus file (`aded learn`) as well, in place of an earlier one; `path` NULL takes it away. `fingerprint` (or NULL) is the
 // tokenizer's, as the program and the full library compute it; a corpus made for another one is refused with ADED_FORMAT.
 //
 ADED_EXPERIMENTAL
-enum aded_status aded_drafter_set_corpus(struct aded_drafter *drafter,
-                                         const char *path,
-                                         const uint64_t *fingerprint);
+aded_status aded_drafter_set_corpus(aded_drafter *drafter,
+                                    const char *path,
+                                    const uint64_t *fingerprint);
+
+// Switches our kernels for quantised weights and attention on CPUs: `on` is 1 or 0. They are off until this is called. Call it before the
+// first model is loaded, be it by aded_model_new() or, in a program that takes the llama.cpp in this library as its own, by
+// llama_model_load_from_file(): weights are laid out while a model is loaded. `name` (or NULL) gets the instruction set that the kernels
+// use, such as "avx512-vnni", or "none" where llama.cpp's own run; the text lives for ever. Safe from any thread.
+aded_status aded_kernels_enable(int32_t on,
+                                const char **name);
+
+// Fills `params` with the defaults. `size` is sizeof(aded_model_params).
+aded_status aded_model_default_params(aded_model_params *params,
+                                      size_t size);
+
+// Loads a GGUF file; `params` NULL means the defaults. Free the model with aded_model_free().
+aded_status aded_model_new(const char *path,
+                           const aded_model_params *params,
+                           aded_model **model);
+
+// Frees a model; its memory goes with the last session that uses it. NULL is fine; a second time is ADED_NO_SUCH_HANDLE.
+aded_status aded_model_free(aded_model *model);
+
+// The tokens of a prompt that is no chat, with the begin token that the model wants; names of control tokens stand for those tokens.
+// `n_tokens` (not NULL) gets their number; ADED_TOO_SMALL if `capacity` is less.
+aded_status aded_model_tokenize(const aded_model *model,
+                                const char *prompt,
+                                int32_t *tokens,
+                                size_t capacity,
+                                size_t *n_tokens);
+
+// The tokens that put a chat before the model by the template in its file, up to the opening of the model's answer: `n_messages` roles
+// ("system", "user", "assistant") and as many texts. `n_tokens` (not NULL) gets their number; ADED_TOO_SMALL if `capacity` is less,
+// ADED_FORMAT if the file has no template.
+aded_status aded_model_chat(const aded_model *model,
+                            const char *const *roles,
+                            const char *const *texts,
+                            size_t n_messages,
+                            int32_t *tokens,
+                            size_t capacity,
+                            size_t *n_tokens);
+
+// What kind of tokenizer the model has: two models with the same `fingerprint` (not NULL) can share a corpus.
+aded_status aded_model_fingerprint(const aded_model *model,
+                                   uint64_t *fingerprint);
+
+// Fills `params` with the defaults. `size` is sizeof(aded_session_params).
+aded_status aded_session_default_params(aded_session_params *params,
+                                        size_t size);
+
+// Makes a session of a model; `params` NULL means the defaults. Free it with aded_session_free(). ADED_TARGET, above all, where there is
+// no room for the context's memory; the message says how much it needs.
+aded_status aded_session_new(const aded_model *model,
+                             const aded_session_params *params,
+                             aded_session **session);
+
+// Frees a session. NULL is fine. ADED_NO_SUCH_HANDLE if it was freed before, ADED_BUSY if another thread is using it.
+aded_status aded_session_free(aded_session *session);
+
+// Fills `sampling` with the defaults. `size` is sizeof(aded_sampling).
+aded_status aded_sampling_defaults(aded_sampling *sampling,
+                                   size_t size);
+
+// Starts a generation of at most `n_max` tokens after a prompt, and ends an earlier one; aded_session_next() runs it. `sampling` NULL
+// takes the likeliest token each time. A cancellation that came before is taken back.
+aded_status aded_session_begin(aded_session *session,
+                               const int32_t *tokens,
+                               size_t n_tokens,
+                               size_t n_max,
+                               const aded_sampling *sampling);
+
+// Runs the generation until tokens are confirmed: one or more, or none once it has ended. `tokens` gets as many as `capacity` (at least 1)
+// allows, the others come first in the next call; `n_tokens` (not NULL) gets their number.
+aded_status aded_session_next(aded_session *session,
+                              int32_t *tokens,
+                              size_t capacity,
+                              size_t *n_tokens);
+
+// The text of the tokens confirmed since the last fetch, whole characters only, UTF-8 with a zero at its end. `needed` (not NULL) gets the
+// size, that zero included; ADED_TOO_SMALL if `capacity` is less, and the text stays. After the end of the generation, the rest.
+aded_status aded_session_text(aded_session *session,
+                              char *buffer,
+                              size_t capacity,
+                              size_t *needed);
+
+// Ends the generation as if the model had: for stop strings and the like.
+aded_status aded_session_stop(aded_session *session);
+
+// Stops the generation within a round, also while another thread is in aded_session_next(), and also inside a long prompt on a CPU. Safe
+// from any thread at any time; not from signal handlers. The flag stays up until the next aded_session_begin().
+aded_status aded_session_cancel(const aded_session *session);
+
+// Why the generation ended: `reason` (not NULL) gets ADED_FINISH_..., ADED_FINISH_NONE while it goes on.
+aded_status aded_session_finish(const aded_session *session,
+                                int32_t *reason);
+
+// What happened in the last generation so far. `size` is sizeof(aded_stats).
+aded_status aded_session_stats(const aded_session *session,
+                               aded_stats *stats,
+                               size_t size);
+
+// Forgets what was learnt from texts, and the memory of the last prompt. The measured times stay.
+aded_status aded_session_forget(aded_session *session);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -101,7 +101,7 @@ static inline aded_status aded_llama_take_end_tokens(aded_llama *aded, const str
     }
     aded->end_tokens = (int32_t *) malloc((n + 1) * sizeof *aded->end_tokens);
     if (aded->end_tokens == NULL) {
-        return ADED_FULL;
+        return ADED_NO_ROOM;
     }
     for (int32_t token = 0; token < n_vocab; token++) {
         if (llama_vocab_is_eog(vocab, token)) {
@@ -199,7 +199,7 @@ static inline aded_status aded_llama_ops(aded_drafter *drafter, struct llama_con
     if (status == ADED_TOO_SMALL) {
         capacity = n_ops;
         ops = (aded_op *) malloc(capacity * sizeof *ops);
-        status = ops == NULL ? ADED_FULL : aded_drafter_ops(drafter, ops, capacity, &n_ops);
+        status = ops == NULL ? ADED_NO_ROOM : aded_drafter_ops(drafter, ops, capacity, &n_ops);
     }
     for (size_t i = 0; status == ADED_OK && i < n_ops; i++) {
         llama_memory_t memory = llama_get_memory(context);
@@ -280,7 +280,7 @@ static inline aded_status aded_llama_look(
 /*
  * One round of several slots: each of them advances by one token at least, or by a piece of its prompt. `samplers` has an
  * entry for each slot, NULL for a greedy one. Afterwards aded_drafter_emitted() and aded_drafter_finish() tell what came
- * out. If the rows cannot be decoded, the round is given up, ADED_FULL (no room), ADED_CANCELLED (abort callback) or
+ * out. If the rows cannot be decoded, the round is given up, ADED_NO_ROOM (no room), ADED_CANCELLED (abort callback) or
  * ADED_TARGET is returned, and the `status` field has llama_decode()'s own number.
  */
 static inline aded_status aded_llama_round(
@@ -298,7 +298,7 @@ static inline aded_status aded_llama_round(
     if (status == ADED_OK) {
         aded->status = llama_decode(aded->context, aded->batch);
         status = aded->status == 0 ? ADED_OK
-               : aded->status == 1 ? ADED_FULL
+               : aded->status == 1 ? ADED_NO_ROOM
                : aded->status == 2 ? ADED_CANCELLED
                                    : ADED_TARGET;
     }

@@ -41,6 +41,9 @@ def build(kind):
     soname = f"lib{name}.so.{'.'.join(version().split('.')[:2])}"
     named = f"-Wl,-install_name,@rpath/lib{name}.dylib" if MACOS else f"-Wl,-soname,{soname}"
     command = ["cargo", "rustc", "--locked", "--release", "--lib", "--no-default-features", "--features", features]
+    if kind == "core":
+        # cargo gives both libraries the same file name: in one folder each would have the other built again.
+        command += ["--target-dir", TARGET / "core"]
     command += ["--crate-type", "staticlib,cdylib", "--message-format", "json-render-diagnostics", "--"]
     command += ["--print", "native-static-libs", "-C", f"link-arg={named}"]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -66,13 +69,17 @@ def install(kind):
     name, _ = KINDS[kind]
     files, libraries, llama, soname = build(kind)
     LIB.mkdir(parents=True, exist_ok=True)
-    shutil.copy2(files[".a"], LIB / f"lib{name}.a")
+    archive = LIB / f"lib{name}.a"
+    shutil.copy2(files[".a"], archive)
+    # Line tables are nine tenths of it; the names of functions stay.
+    subprocess.run(["strip", "-S", archive], check=True)
     shared = LIB / f"lib{name}.{SHARED}"
     shared.unlink(missing_ok=True)
     if MACOS:
         shutil.copy2(files[".dylib"], shared)
     else:
         shutil.copy2(files[".so"], LIB / soname)
+        subprocess.run(["strip", "-S", LIB / soname], check=True)
         shared.symlink_to(soname)
     include = LIB / "include"
     include.mkdir(exist_ok=True)

@@ -53,9 +53,9 @@
 //! | `metal`, `cuda`, `vulkan`, `rocm` | llama.cpp's GPU backends |
 
 pub mod batch;
+pub mod cancel;
 #[cfg(feature = "capi")]
 mod capi;
-pub mod cancel;
 pub mod config;
 pub mod draft;
 pub mod error;

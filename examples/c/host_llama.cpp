@@ -34,7 +34,7 @@ int main(int argc, char ** argv) {
             plain = true;
 #ifdef ADED_FULL
         } else if (std::strcmp(argv[i], "--kernels") == 0) {
-            aded_kernels_enable(1);
+            aded_kernels_enable(1, nullptr);
 #endif
         } else {
             prompt = argv[i];

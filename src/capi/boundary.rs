@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::{ptr, slice};
 
 use crate::error::Error;
@@ -41,7 +41,7 @@ pub enum aded_status {
     /// The model, or llama.cpp, failed.
     ADED_TARGET = 10,
     /// The model's memory is full.
-    ADED_FULL = 11,
+    ADED_NO_ROOM = 11,
     /// Stopped by aded_session_cancel().
     ADED_CANCELLED = 12,
 }
@@ -73,7 +73,7 @@ impl From<Error> for Failure {
             error if error.is_usage() => ADED_INVALID_ARGUMENT,
             error if error.is_format() => ADED_FORMAT,
             error if error.is_io() => ADED_IO,
-            error if error.is_full() => ADED_FULL,
+            error if error.is_full() => ADED_NO_ROOM,
             error if error.is_cancelled() => ADED_CANCELLED,
             _ => ADED_TARGET,
         };
@@ -113,31 +113,33 @@ fn text_of(panic: &(dyn Any + Send)) -> &str {
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("a panic without a message")
 }
 
-/// The objects of one kind that callers hold handles of.
-pub(super) struct Registry<T> {
+/// The objects of one kind that callers hold handles of. `S` is what of each can be reached while a call works on the rest.
+pub(super) struct Registry<T, S = ()> {
     what: &'static str,
-    objects: Mutex<BTreeMap<usize, Arc<Mutex<T>>>>,
+    objects: Mutex<BTreeMap<usize, Object<T, S>>>,
 }
+
+type Object<T, S> = Arc<(Mutex<T>, S)>;
 
 /// Numbers of handles; 0 is NULL. Counting on takes longer than any process lives.
 static NEXT: AtomicUsize = AtomicUsize::new(1);
 
-impl<T> Registry<T> {
+impl<T, S> Registry<T, S> {
     pub(super) const fn new(what: &'static str) -> Self {
         Self { what, objects: Mutex::new(BTreeMap::new()) }
     }
 
     /// Keeps an object and gives its handle. `H` is the opaque type that C knows it by.
-    pub(super) fn insert<H>(&self, object: T) -> *mut H {
+    pub(super) fn insert<H>(&self, object: T, shared: S) -> *mut H {
         let handle = NEXT.fetch_add(1, Ordering::Relaxed);
-        self.objects().insert(handle, Arc::new(Mutex::new(object)));
+        self.objects().insert(handle, Arc::new((Mutex::new(object), shared)));
         ptr::without_provenance_mut(handle)
     }
 
     /// Runs `body` with the object. A panic in it leaves the object poisoned.
     pub(super) fn with<H, R>(&self, handle: *const H, body: impl FnOnce(&mut T) -> Answer<R>) -> Answer<R> {
         let object = self.find(handle)?;
-        match object.try_lock() {
+        match object.0.try_lock() {
             Ok(mut object) => body(&mut object),
             Err(TryLockError::WouldBlock) => Err(self.busy()),
             Err(TryLockError::Poisoned(_)) => {
@@ -147,13 +149,20 @@ impl<T> Registry<T> {
         }
     }
 
+    /// Runs `body` with what can be reached at any time.
+    #[cfg_attr(not(feature = "llama"), expect(dead_code, reason = "drafters share nothing"))]
+    pub(super) fn with_shared<H>(&self, handle: *const H, body: impl FnOnce(&S)) -> Answer {
+        body(&self.find(handle)?.1);
+        Ok(())
+    }
+
     /// Drops the object. NULL is fine.
     pub(super) fn free<H>(&self, handle: *mut H) -> Answer {
         if handle.is_null() {
             return Ok(());
         }
         let object = self.find(handle)?;
-        if matches!(object.try_lock(), Err(TryLockError::WouldBlock)) {
+        if matches!(object.0.try_lock(), Err(TryLockError::WouldBlock)) {
             return Err(self.busy());
         }
         let removed = self.objects().remove(&handle.addr());
@@ -163,7 +172,7 @@ impl<T> Registry<T> {
         Ok(())
     }
 
-    fn find<H>(&self, handle: *const H) -> Answer<Arc<Mutex<T>>> {
+    fn find<H>(&self, handle: *const H) -> Answer<Object<T, S>> {
         if handle.is_null() {
             return Err(Failure::invalid(format!("the {} is NULL", self.what)));
         }
@@ -176,7 +185,7 @@ impl<T> Registry<T> {
         Failure { status: ADED_BUSY, text: format!("another thread is using the {}", self.what) }
     }
 
-    fn objects(&self) -> std::sync::MutexGuard<'_, BTreeMap<usize, Arc<Mutex<T>>>> {
+    fn objects(&self) -> MutexGuard<'_, BTreeMap<usize, Object<T, S>>> {
         // Nothing that can panic runs under this lock.
         self.objects.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -346,7 +355,7 @@ mod tests {
 
     #[test]
     fn handles_are_refused_after_they_were_freed_and_while_they_are_in_use() {
-        let handle: *mut u8 = OBJECTS.insert(7);
+        let handle: *mut u8 = OBJECTS.insert(7, ());
         let nested = OBJECTS.with(handle, |_| OBJECTS.with(handle, |_| Ok(())));
         assert_eq!(nested.unwrap_err().status, ADED_BUSY);
         assert_eq!(OBJECTS.with(handle, |_| Ok(OBJECTS.free(handle))).unwrap().unwrap_err().status, ADED_BUSY);
@@ -354,12 +363,12 @@ mod tests {
         assert_eq!(OBJECTS.free(handle).unwrap_err().status, ADED_NO_SUCH_HANDLE);
         assert_eq!(OBJECTS.with(handle, |_| Ok(())).unwrap_err().status, ADED_NO_SUCH_HANDLE);
         assert_eq!(OBJECTS.with(ptr::null::<u8>(), |_| Ok(())).unwrap_err().status, ADED_INVALID_ARGUMENT);
-        assert!(OBJECTS.objects().is_empty());
+        assert!(!OBJECTS.objects().contains_key(&handle.addr()));
     }
 
     #[test]
     fn a_panic_becomes_a_status_and_poisons_its_object_alone() {
-        let (bad, good): (*mut u8, *mut u8) = (OBJECTS.insert(1), OBJECTS.insert(2));
+        let (bad, good): (*mut u8, *mut u8) = (OBJECTS.insert(1, ()), OBJECTS.insert(2, ()));
         let panics = call(|| OBJECTS.with(bad, |_| panic!("on purpose")));
         assert_eq!((panics, last_message().as_str()), (ADED_INTERNAL, "a fault in aded: on purpose"));
         assert_eq!(call(|| OBJECTS.with(bad, |_| Ok(()))), ADED_POISONED);

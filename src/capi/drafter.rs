@@ -215,7 +215,9 @@ impl Drafter {
                 return Err(Failure::state(format!("slot {slot} has no sequence: begin one")));
             }
             if let Some(finish) = own.sequence.finish() {
-                return Err(Failure::state(format!("the sequence of slot {slot} has ended ({finish:?}): begin another")));
+                return Err(Failure::state(format!(
+                    "the sequence of slot {slot} has ended ({finish:?}): begin another"
+                )));
             }
         }
         let room = self.n_cells.saturating_sub(self.ids.n_cells()).min(max_rows.into());

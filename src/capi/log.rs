@@ -12,8 +12,7 @@ use super::boundary::{Answer, Failure, aded_status, call};
 
 /// Takes a line of the log: a level from 1 (error) to 5 (trace), and the text, which is gone when the function returns. It may be called
 /// from any thread, from several at once, and must not call the library.
-pub type aded_log_callback =
-    Option<unsafe extern "C" fn(level: i32, text: *const c_char, user_data: *mut c_void)>;
+pub type aded_log_callback = Option<unsafe extern "C" fn(level: i32, text: *const c_char, user_data: *mut c_void)>;
 
 /// Has log lines up to `max_level` (1 errors, 2 warnings, 3 information, 4 and 5 everything) handed to `callback`, together with
 /// `user_data`. Without this call nothing is logged. Once for each process: a second call is ADED_WRONG_STATE. Safe from any thread.

@@ -10,6 +10,7 @@
 
 mod boundary;
 mod core;
+mod data;
 mod drafter;
 #[cfg(feature = "llama")]
 mod llama;

@@ -8,7 +8,8 @@ use super::{ROOT, compile};
 #[test]
 fn the_header_is_generated_from_the_sources() {
     let config = cbindgen::Config::from_file(Path::new(ROOT).join("cbindgen.toml")).expect("cbindgen.toml");
-    let sources = ["boundary", "log", "core", "llama"].map(|name| Path::new(ROOT).join(format!("src/capi/{name}.rs")));
+    let sources =
+        ["boundary", "data", "log", "core", "llama"].map(|name| Path::new(ROOT).join(format!("src/capi/{name}.rs")));
     let builder = sources.into_iter().fold(cbindgen::Builder::new().with_config(config), cbindgen::Builder::with_src);
     let mut fresh = Vec::new();
     builder.generate().expect("bindings").write(&mut fresh);

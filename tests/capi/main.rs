@@ -5,4 +5,6 @@ mod header;
 use std::path::Path;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-fn compile(){ let _ = Path::new(ROOT); }
+fn compile() {
+    let _ = Path::new(ROOT);
+}
