@@ -49,6 +49,7 @@
 //! | `cli` | the program `aded` |
 //! | `hub` | fetching models by name in the program |
 //! | `serde` | statistics as data |
+//! | `llama-cpp-2` | drafting for programs that decode through the crate llama-cpp-2: `llama_cpp_2` |
 //! | `capi` | the C interface, `include/aded.h`; `make lib` builds the libraries |
 //! | `metal`, `cuda`, `vulkan`, `rocm` | llama.cpp's GPU backends |
 
@@ -64,6 +65,8 @@ pub mod kernels;
 pub mod leaf_ids;
 #[cfg(feature = "llama")]
 pub mod llama;
+#[cfg(feature = "llama-cpp-2")]
+pub mod llama_cpp_2;
 pub mod model;
 pub mod noise;
 pub mod replay;
