@@ -1,7 +1,7 @@
 //! A program that decodes through `llama-cpp-2`, with drafting plugged in; the lines for it are marked ADED:
 //!
 //! ```sh
-//! cargo run --release --no-default-features --features llama-cpp-2 --example 04_llama_cpp_2 -- MODEL.gguf "1 2 3 4 5 6" [off]
+//! cargo run --release --no-default-features --features llama-cpp-2 --example 04_llama_cpp_2 -- MODEL.gguf "1 2 3 4 5 6" [on|off]
 //! ```
 
 use std::env;
@@ -23,7 +23,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = env::args().skip(1);
     let path = arguments.next().ok_or("give the path of a GGUF file")?;
     let prompt = arguments.next().unwrap_or_else(|| "1\n2\n3\n4\n5\n6\n".to_owned());
-    let mode = if arguments.next().as_deref() == Some("off") { DraftMode::Off } else { DraftMode::Auto };
+    let mode = match arguments.next().as_deref() {
+        Some("off") => DraftMode::Off,
+        Some("on") => DraftMode::On,
+        _ => DraftMode::Auto,
+    };
 
     // ADED: our kernels, where they are built in, before the model is loaded.
     #[cfg(feature = "llama")]

@@ -6,8 +6,10 @@
  * including this header to see what only it has. A program that links a llama.cpp of its own takes `aded_core`, and
  * aded_llama.h beside this file does the talking to llama.h.
  *
- * Link lists (Linux): aded_core.a: -lpthread -ldl -lm (all part of libc today); aded.a: -lstdc++ -lgomp as well.
- * `pkg-config --static --libs aded-core` or `aded` says them for the machine at hand.
+ * What else a program links, on Linux (`pkg-config --static --libs aded-core` or `aded` says it for the machine at hand):
+ *
+ *     libaded_core.a: -lgcc_s -lutil -lrt -lpthread -lm -ldl -lc
+ *     libaded.a: -lgomp -lstdc++ -lgcc_s -lutil -lrt -lpthread -lm -ldl -lc
  *
  * Rounds. A host that decodes by itself does this for each round, with one slot or several:
  *
@@ -139,19 +141,17 @@ typedef enum {
 // A drafter: what was learnt, and the sequences of one target context. From one thread at a time; a second one gets ADED_BUSY.
 typedef struct aded_drafter aded_drafter;
 
+#if defined(ADED_FULL)
 // A loaded model. Serves any number of sessions; may be freed while they live. From several threads at once: a second call gets
 // ADED_BUSY only while the first one tokenizes or makes a session.
 typedef struct aded_model aded_model;
+#endif
 
+#if defined(ADED_FULL)
 // A context of a model with one sequence, and what was learnt in it. Prompts that begin like the last one reuse its memory. From one
 // thread at a time, but for aded_session_cancel().
 typedef struct aded_session aded_session;
-
-// Takes a line of the log: a level from 1 (error) to 5 (trace), and the text, which is gone when the function returns. It may be called
-// from any thread, from several at once, and must not call the library.
-typedef void (*aded_log_callback)(int32_t level,
-                                  const char *text,
-                                  void *user_data);
+#endif
 
 // What a drafter is made with. Fill it with aded_drafter_default_params(), then set n_vocab and n_ctx at least.
 typedef struct {
@@ -268,6 +268,7 @@ typedef struct {
     double learn_ms;
 } aded_stats;
 
+#if defined(ADED_FULL)
 // How a model is loaded.
 typedef struct {
     // sizeof(aded_model_params) of the caller's header.
@@ -284,7 +285,9 @@ typedef struct {
     // Handed to `progress`.
     void *user_data;
 } aded_model_params;
+#endif
 
+#if defined(ADED_FULL)
 // What a session is made with.
 typedef struct {
     // sizeof(aded_session_params) of the caller's header.
@@ -310,7 +313,9 @@ typedef struct {
     // Nodes of each draft, 1 to 63; 0 = by the measured times. Default 0.
     uint32_t budget;
 } aded_session_params;
+#endif
 
+#if defined(ADED_FULL)
 // How tokens are chosen: llama.cpp's samplers, in the order of its own programs.
 typedef struct {
     // sizeof(aded_sampling) of the caller's header.
@@ -336,16 +341,17 @@ typedef struct {
     // A grammar in llama.cpp's GBNF notation, or NULL. Read during the call. Default NULL.
     const char *grammar;
 } aded_sampling;
+#endif
+
+// Takes a line of the log: a level from 1 (error) to 5 (trace), and the text, which is gone when the function returns. It may be called
+// from any thread, from several at once, and must not call the library.
+typedef void (*aded_log_callback)(int32_t level,
+                                  const char *text,
+                                  void *user_data);
 
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
-
-// Has log lines up to `max_level` (1 errors, 2 warnings, 3 information, 4 and 5 everything) handed to `callback`, together with
-// `user_data`. Without this call nothing is logged. Once for each process: a second call is ADED_WRONG_STATE. Safe from any thread.
-aded_status aded_log_set(aded_log_callback callback,
-                         void *user_data,
-                         int32_t max_level);
 
 // The version of the library: major * 65536 + minor * 256 + patch. Safe from any thread.
 uint32_t aded_version(void);
@@ -503,25 +509,34 @@ aded_status aded_drafter_set_corpus(aded_drafter *drafter,
                                     const char *path,
                                     const uint64_t *fingerprint);
 
+#if defined(ADED_FULL)
 // Switches our kernels for quantised weights and attention on CPUs: `on` is 1 or 0. They are off until this is called. Call it before the
 // first model is loaded, be it by aded_model_new() or, in a program that takes the llama.cpp in this library as its own, by
 // llama_model_load_from_file(): weights are laid out while a model is loaded. `name` (or NULL) gets the instruction set that the kernels
 // use, such as "avx512-vnni", or "none" where llama.cpp's own run; the text lives for ever. Safe from any thread.
 aded_status aded_kernels_enable(int32_t on,
                                 const char **name);
+#endif
 
+#if defined(ADED_FULL)
 // Fills `params` with the defaults. `size` is sizeof(aded_model_params).
 aded_status aded_model_default_params(aded_model_params *params,
                                       size_t size);
+#endif
 
+#if defined(ADED_FULL)
 // Loads a GGUF file; `params` NULL means the defaults. Free the model with aded_model_free().
 aded_status aded_model_new(const char *path,
                            const aded_model_params *params,
                            aded_model **model);
+#endif
 
+#if defined(ADED_FULL)
 // Frees a model; its memory goes with the last session that uses it. NULL is fine; a second time is ADED_NO_SUCH_HANDLE.
 aded_status aded_model_free(aded_model *model);
+#endif
 
+#if defined(ADED_FULL)
 // The tokens of a prompt that is no chat, with the begin token that the model wants; names of control tokens stand for those tokens.
 // `n_tokens` (not NULL) gets their number; ADED_TOO_SMALL if `capacity` is less.
 aded_status aded_model_tokenize(const aded_model *model,
@@ -529,7 +544,9 @@ aded_status aded_model_tokenize(const aded_model *model,
                                 int32_t *tokens,
                                 size_t capacity,
                                 size_t *n_tokens);
+#endif
 
+#if defined(ADED_FULL)
 // The tokens that put a chat before the model by the template in its file, up to the opening of the model's answer: `n_messages` roles
 // ("system", "user", "assistant") and as many texts. `n_tokens` (not NULL) gets their number; ADED_TOO_SMALL if `capacity` is less,
 // ADED_FORMAT if the file has no template.
@@ -540,28 +557,40 @@ aded_status aded_model_chat(const aded_model *model,
                             int32_t *tokens,
                             size_t capacity,
                             size_t *n_tokens);
+#endif
 
+#if defined(ADED_FULL)
 // What kind of tokenizer the model has: two models with the same `fingerprint` (not NULL) can share a corpus.
 aded_status aded_model_fingerprint(const aded_model *model,
                                    uint64_t *fingerprint);
+#endif
 
+#if defined(ADED_FULL)
 // Fills `params` with the defaults. `size` is sizeof(aded_session_params).
 aded_status aded_session_default_params(aded_session_params *params,
                                         size_t size);
+#endif
 
+#if defined(ADED_FULL)
 // Makes a session of a model; `params` NULL means the defaults. Free it with aded_session_free(). ADED_TARGET, above all, where there is
 // no room for the context's memory; the message says how much it needs.
 aded_status aded_session_new(const aded_model *model,
                              const aded_session_params *params,
                              aded_session **session);
+#endif
 
+#if defined(ADED_FULL)
 // Frees a session. NULL is fine. ADED_NO_SUCH_HANDLE if it was freed before, ADED_BUSY if another thread is using it.
 aded_status aded_session_free(aded_session *session);
+#endif
 
+#if defined(ADED_FULL)
 // Fills `sampling` with the defaults. `size` is sizeof(aded_sampling).
 aded_status aded_sampling_defaults(aded_sampling *sampling,
                                    size_t size);
+#endif
 
+#if defined(ADED_FULL)
 // Starts a generation of at most `n_max` tokens after a prompt, and ends an earlier one; aded_session_next() runs it. `sampling` NULL
 // takes the likeliest token each time. A cancellation that came before is taken back.
 aded_status aded_session_begin(aded_session *session,
@@ -569,39 +598,60 @@ aded_status aded_session_begin(aded_session *session,
                                size_t n_tokens,
                                size_t n_max,
                                const aded_sampling *sampling);
+#endif
 
+#if defined(ADED_FULL)
 // Runs the generation until tokens are confirmed: one or more, or none once it has ended. `tokens` gets as many as `capacity` (at least 1)
 // allows, the others come first in the next call; `n_tokens` (not NULL) gets their number.
 aded_status aded_session_next(aded_session *session,
                               int32_t *tokens,
                               size_t capacity,
                               size_t *n_tokens);
+#endif
 
+#if defined(ADED_FULL)
 // The text of the tokens confirmed since the last fetch, whole characters only, UTF-8 with a zero at its end. `needed` (not NULL) gets the
 // size, that zero included; ADED_TOO_SMALL if `capacity` is less, and the text stays. After the end of the generation, the rest.
 aded_status aded_session_text(aded_session *session,
                               char *buffer,
                               size_t capacity,
                               size_t *needed);
+#endif
 
+#if defined(ADED_FULL)
 // Ends the generation as if the model had: for stop strings and the like.
 aded_status aded_session_stop(aded_session *session);
+#endif
 
+#if defined(ADED_FULL)
 // Stops the generation within a round, also while another thread is in aded_session_next(), and also inside a long prompt on a CPU. Safe
 // from any thread at any time; not from signal handlers. The flag stays up until the next aded_session_begin().
 aded_status aded_session_cancel(const aded_session *session);
+#endif
 
+#if defined(ADED_FULL)
 // Why the generation ended: `reason` (not NULL) gets ADED_FINISH_..., ADED_FINISH_NONE while it goes on.
 aded_status aded_session_finish(const aded_session *session,
                                 int32_t *reason);
+#endif
 
+#if defined(ADED_FULL)
 // What happened in the last generation so far. `size` is sizeof(aded_stats).
 aded_status aded_session_stats(const aded_session *session,
                                aded_stats *stats,
                                size_t size);
+#endif
 
+#if defined(ADED_FULL)
 // Forgets what was learnt from texts, and the memory of the last prompt. The measured times stay.
 aded_status aded_session_forget(aded_session *session);
+#endif
+
+// Has log lines up to `max_level` (1 errors, 2 warnings, 3 information, 4 and 5 everything) handed to `callback`, together with
+// `user_data`. Without this call nothing is logged. Once for each process: a second call is ADED_WRONG_STATE. Safe from any thread.
+aded_status aded_log_set(aded_log_callback callback,
+                         void *user_data,
+                         int32_t max_level);
 
 #ifdef __cplusplus
 }  // extern "C"

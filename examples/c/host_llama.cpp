@@ -1,9 +1,10 @@
 // A C++ program with a llama.cpp of its own, in the manner of llama.cpp's example "simple", with drafting plugged in. The
 // lines for it are marked ADED. Link with libaded_core and the llama.cpp at hand:
 //
-//     host_llama MODEL.gguf [-n 200] [--plain] [--kernels] [PROMPT]
+//     host_llama MODEL.gguf [-n 200] [--plain] [--always] [--kernels] [PROMPT]
 //
-// --plain decodes without ADED, to compare; --kernels is for programs that link libaded, whose llama.cpp has ours.
+// --plain decodes without ADED, to compare; --always drafts also where the measured times say that it does not pay;
+// --kernels is for programs that link libaded, whose llama.cpp has ours.
 
 #include <cstdio>
 #include <cstdlib>
@@ -25,13 +26,15 @@ static void print(const llama_vocab * vocab, llama_token token) {
 int main(int argc, char ** argv) {
     std::string prompt = "Count from 1 to 40, one number a line:\n1\n2\n3\n4\n5\n6\n";
     int n_predict = 200;
-    bool plain = false;
+    bool plain = false, always = false;
     const char * path = argc > 1 ? argv[1] : nullptr;
     for (int i = 2; i < argc; i++) {
         if (std::strcmp(argv[i], "-n") == 0 && i + 1 < argc) {
             n_predict = std::atoi(argv[++i]);
         } else if (std::strcmp(argv[i], "--plain") == 0) {
             plain = true;
+        } else if (std::strcmp(argv[i], "--always") == 0) {
+            always = true;
 #ifdef ADED_FULL
         } else if (std::strcmp(argv[i], "--kernels") == 0) {
             aded_kernels_enable(1, nullptr);
@@ -41,7 +44,7 @@ int main(int argc, char ** argv) {
         }
     }
     if (path == nullptr || n_predict < 1) {
-        std::fprintf(stderr, "usage: host_llama MODEL.gguf [-n TOKENS] [--plain] [PROMPT]\n");
+        std::fprintf(stderr, "usage: host_llama MODEL.gguf [-n TOKENS] [--plain] [--always] [PROMPT]\n");
         return 2;
     }
     llama_log_set([](ggml_log_level level, const char * text, void *) {
@@ -97,7 +100,10 @@ int main(int argc, char ** argv) {
     } else {
         // ADED: from here on in place of the loop above.
         aded_llama aded;
-        status = aded_llama_init(&aded, context, model, 1, 16, nullptr);
+        aded_drafter_params drafting;
+        aded_drafter_default_params(&drafting, sizeof drafting);
+        drafting.mode = always ? ADED_MODE_ON : ADED_MODE_AUTO;
+        status = aded_llama_init(&aded, context, model, 1, 16, &drafting);
         if (status == ADED_OK) {
             status = aded_llama_begin(&aded, 0, tokens.data(), tokens.size(), 0, (size_t) n_predict, 1);
         }

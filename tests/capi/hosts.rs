@@ -1,0 +1,94 @@
+//! The examples, built by the CMake package that `make lib` leaves, with a real model.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::OnceLock;
+use std::{env, fs};
+
+use super::{ROOT, libraries, run, target, text};
+
+fn model() -> PathBuf {
+    let store = env::var_os("ADED_MODELS").map(PathBuf::from).or_else(|| {
+        let caches = env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+        Some(caches.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cache")))?.join("aded/models"))
+    });
+    let path = store.expect("HOME or ADED_MODELS is set").join("SmolLM2-135M-Instruct.Q4_1.gguf");
+    assert!(path.is_file(), "{} is missing: run `make models` first", path.display());
+    path
+}
+
+/// The folder of the programs, built once.
+fn programs() -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT
+        .get_or_init(|| {
+            libraries("core");
+            let prefix = format!("-DCMAKE_PREFIX_PATH={}", libraries("full").parent().expect("below target").display());
+            let folder = target().join("capi-tests/cmake");
+            // A cache from another place would be used in silence.
+            let _ = fs::remove_dir_all(&folder);
+            let flags = "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Werror";
+            let mut command = Command::new("cmake");
+            command.args(["-S", "examples/c", "-DCMAKE_BUILD_TYPE=Release", flags, &prefix, "-B"]);
+            run(command.arg(&folder).current_dir(ROOT));
+            run(Command::new("cmake").arg("--build").arg(&folder));
+            folder
+        })
+        .clone()
+}
+
+/// Runs an example on the model: what it prints, and what it reports.
+fn answer(program: &str, arguments: &[&str]) -> (String, String) {
+    let output =
+        run(Command::new(programs().join(program)).arg(model()).args(arguments).env("OMP_WAIT_POLICY", "passive"));
+    (text(&output), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn a_c_program_generates_with_the_full_library() {
+    let (output, report) = answer("generate", &["Count from 1 to 20."]);
+    assert!(output.contains("12") && output.contains("19"), "{output}");
+    assert!(report.contains("tokens per round"), "{report}");
+}
+
+#[test]
+fn a_host_with_a_llama_cpp_of_its_own_prints_what_it_prints_plainly() {
+    let plain = answer("host_llama", &["-n", "100", "--plain"]);
+    let drafted = answer("host_llama", &["-n", "100"]);
+    assert_eq!(drafted.0, plain.0, "{}{}", drafted.1, plain.1);
+}
+
+#[test]
+fn a_host_with_our_kernels_drafts_and_prints_what_it_prints_plainly() {
+    let plain = answer("host_llama_full", &["-n", "150", "--kernels", "--plain"]);
+    let drafted = answer("host_llama_full", &["-n", "150", "--kernels", "--always"]);
+    assert_eq!(drafted.0, plain.0, "{}{}", drafted.1, plain.1);
+    let rounds = |report: &str| -> f64 {
+        let before = report.split(" tokens per round").next().expect("a report");
+        before.rsplit(' ').next().expect("a number").parse().expect("a number")
+    };
+    assert_eq!(rounds(&plain.1), 1.0);
+    assert!(rounds(&drafted.1) > 1.2, "{}", drafted.1);
+}
+
+#[test]
+fn two_slots_give_what_each_gives_alone() {
+    let (together, alone) = (answer("two_slots", &["-n", "60"]), answer("two_slots", &["-n", "60", "--alone"]));
+    assert_eq!(together.0, alone.0, "{}{}", together.1, alone.1);
+}
+
+#[cfg(feature = "llama-cpp-2")]
+#[test]
+fn a_llama_cpp_2_program_prints_what_it_prints_plainly() {
+    // Cargo builds the examples with the tests.
+    let example = env::current_exe().expect("a path");
+    let example = example.ancestors().nth(2).expect("below target").join("examples/04_llama_cpp_2");
+    let answer = |mode: &str| {
+        let mut command = Command::new(&example);
+        run(command.arg(model()).args(["1\n2\n3\n4\n5\n6\n", mode]).env("OMP_WAIT_POLICY", "passive"))
+    };
+    let (plain, drafted) = (answer("off"), answer("on"));
+    assert_eq!(text(&drafted), text(&plain));
+    let report = String::from_utf8_lossy(&drafted.stderr).into_owned();
+    assert!(!report.contains(" 0/0 accepted"), "{report}");
+}
