@@ -14,9 +14,10 @@
 enum { N_SLOTS = 2, MAX_TOKENS = 1024 };
 
 static const char *PROMPTS[N_SLOTS] = {
-    "Count from 1 to 40, one number a line:\n1\n2\n3\n4\n5\n6\n",
-    "The days of the week, again and again: Monday, Tuesday, Wednesday, Thursday, Friday, Saturday, Sunday, Monday, "
-    "Tuesday, Wednesday,",
+    "The quick brown fox jumps over the lazy dog. The quick brown fox jumps over the lazy dog. "
+    "The quick brown fox jumps over the lazy dog. The quick brown fox",
+    "To be, or not to be, that is the question. To be, or not to be, that is the question. "
+    "To be, or not to be, that is the question. To be, or not",
 };
 
 static void quiet(enum ggml_log_level level, const char *text, void *data) {

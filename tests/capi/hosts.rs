@@ -17,6 +17,16 @@ fn model() -> PathBuf {
     path
 }
 
+/// A text that the model goes on repeating.
+const REPEATED: &str = "The quick brown fox jumps over the lazy dog. The quick brown fox jumps over the lazy dog. \
+                        The quick brown fox jumps over the lazy dog. The quick brown fox";
+
+/// The number in a program's report.
+fn tokens_per_round(report: &str) -> f64 {
+    let before = report.split(" tokens per round").next().expect("a report");
+    before.rsplit(' ').next().expect("a number").parse().expect("a number")
+}
+
 /// The folder of the programs, built once.
 fn programs() -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
@@ -53,9 +63,11 @@ fn a_c_program_generates_with_the_full_library() {
 
 #[test]
 fn a_host_with_a_llama_cpp_of_its_own_prints_what_it_prints_plainly() {
-    let plain = answer("host_llama", &["-n", "100", "--plain"]);
-    let drafted = answer("host_llama", &["-n", "100"]);
+    // llama.cpp's own kernels round differently for one row and for several: on this text no choice is close.
+    let plain = answer("host_llama", &["-n", "80", "--plain", REPEATED]);
+    let drafted = answer("host_llama", &["-n", "80", "--always", REPEATED]);
     assert_eq!(drafted.0, plain.0, "{}{}", drafted.1, plain.1);
+    assert!(tokens_per_round(&drafted.1) > 1.2, "{}", drafted.1);
 }
 
 #[test]
@@ -63,12 +75,8 @@ fn a_host_with_our_kernels_drafts_and_prints_what_it_prints_plainly() {
     let plain = answer("host_llama_full", &["-n", "150", "--kernels", "--plain"]);
     let drafted = answer("host_llama_full", &["-n", "150", "--kernels", "--always"]);
     assert_eq!(drafted.0, plain.0, "{}{}", drafted.1, plain.1);
-    let rounds = |report: &str| -> f64 {
-        let before = report.split(" tokens per round").next().expect("a report");
-        before.rsplit(' ').next().expect("a number").parse().expect("a number")
-    };
-    assert_eq!(rounds(&plain.1), 1.0);
-    assert!(rounds(&drafted.1) > 1.2, "{}", drafted.1);
+    assert_eq!(tokens_per_round(&plain.1), 1.0);
+    assert!(tokens_per_round(&drafted.1) > 1.2, "{}", drafted.1);
 }
 
 #[test]
@@ -80,12 +88,14 @@ fn two_slots_give_what_each_gives_alone() {
 #[cfg(feature = "llama-cpp-2")]
 #[test]
 fn a_llama_cpp_2_program_prints_what_it_prints_plainly() {
-    // Cargo builds the examples with the tests.
-    let example = env::current_exe().expect("a path");
-    let example = example.ancestors().nth(2).expect("below target").join("examples/04_llama_cpp_2");
+    // As the continuous integration calls the tests, so that nothing is built twice.
+    let mut build = Command::new(env!("CARGO"));
+    build.args(["build", "--locked", "--release", "--features", "capi,llama-cpp-2", "--example", "04_llama_cpp_2"]);
+    run(build.current_dir(ROOT));
+    let example = target().join("release/examples/04_llama_cpp_2");
     let answer = |mode: &str| {
         let mut command = Command::new(&example);
-        run(command.arg(model()).args(["1\n2\n3\n4\n5\n6\n", mode]).env("OMP_WAIT_POLICY", "passive"))
+        run(command.arg(model()).args([REPEATED, mode]).env("OMP_WAIT_POLICY", "passive"))
     };
     let (plain, drafted) = (answer("off"), answer("on"));
     assert_eq!(text(&drafted), text(&plain));
