@@ -10,7 +10,7 @@ build = $(step) build "$(build_help)" cargo build --locked --release
 test_help := the names of the failed tests stand above; run one alone with: cargo test --release NAME
 
 .DEFAULT_GOAL := help
-.PHONY: help deps models build run test bench ci clean
+.PHONY: help deps models build run test bench lib vendor ci clean
 
 help: ## list the goals
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-16s %s\n", $$1, $$2 }'
@@ -24,11 +24,18 @@ run: deps ## build, fetch the default model and answer one prompt (MODEL=file, P
 test: export OMP_WAIT_POLICY ?= passive
 test: deps models ## fetch both models and run all tests
 	@$(step) "core tests" "$(test_help)" cargo test --locked --no-default-features
-	@$(step) "engine tests" "$(test_help)" cargo test --locked --release
+	@$(step) "engine tests" "$(test_help)" cargo test --locked --release --features capi,llama-cpp-2
 
 build: ## build target/release/aded for this machine
 	@scripts/deps.sh build
 	@$(build)
+
+lib: ## build the C libraries, with headers, pkg-config files and a CMake package, in target/lib (docs/c.md)
+	@scripts/deps.sh build
+	@$(step) lib "$(build_help)" scripts/make-lib.py
+
+vendor: ## put the sources of all crates into vendor/crates, for builds without a network (vendor/README.md)
+	@scripts/vendor.sh
 
 PROMPTS ?= benches/prompts/mixed.jsonl
 bench: deps ## measure the speed-up on this machine as the README's table does (MODEL=file, PROMPTS=file, ARGS=flags)

@@ -509,6 +509,21 @@ aded_status aded_drafter_set_corpus(aded_drafter *drafter,
                                     const char *path,
                                     const uint64_t *fingerprint);
 
+// Adds what the file at `path` holds to what the drafter knows, and has aded_drafter_save_memory() save there; a file that does not exist
+// yet is fine. `tokenizer` and `model` are numbers of the host's choice that tell whose memory it is; a file with other ones is refused
+// with ADED_FORMAT and left alone. The file tells much about what was said: it holds texts. Between rounds only.
+//
+ADED_EXPERIMENTAL
+aded_status aded_drafter_open_memory(aded_drafter *drafter,
+                                     const char *path,
+                                     uint64_t tokenizer,
+                                     uint64_t model);
+
+// Saves what the drafter knows to the file that was opened, whole or not at all. ADED_WRONG_STATE if none was opened. Between rounds only.
+//
+ADED_EXPERIMENTAL
+aded_status aded_drafter_save_memory(aded_drafter *drafter);
+
 #if defined(ADED_FULL)
 // Switches our kernels for quantised weights and attention on CPUs: `on` is 1 or 0. They are off until this is called. Call it before the
 // first model is loaded, be it by aded_model_new() or, in a program that takes the llama.cpp in this library as its own, by

@@ -41,6 +41,9 @@ def build(kind):
     soname = f"lib{name}.so.{'.'.join(version().split('.')[:2])}"
     named = f"-Wl,-install_name,@rpath/lib{name}.dylib" if MACOS else f"-Wl,-soname,{soname}"
     command = ["cargo", "rustc", "--locked", "--release", "--lib", "--no-default-features", "--features", features]
+    if os.environ.get("ADED_CARGO_TARGET"):
+        # With a target named, flags are for the library alone and not for what runs while it is built: sanitizers need that.
+        command += ["--target", os.environ["ADED_CARGO_TARGET"]]
     if kind == "core":
         # cargo gives both libraries the same file name: in one folder each would have the other built again.
         command += ["--target-dir", TARGET / "core"]

@@ -11,6 +11,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tracing::trace_span;
+
 use crate::batch::{DraftBatch, Segment};
 use crate::config::{Config, DraftMode, MAX_DRAFT_ROWS, SearchKind};
 use crate::draft::cost::{CostCurve, CostTable};
@@ -169,6 +171,7 @@ impl Decoder {
     /// The target's or a sampler's. Sequences are then unchanged and their slots hold what they held, unless [`TargetModel::keep`]
     /// failed.
     pub fn round(&mut self, target: &mut dyn TargetModel, turns: &mut [Turn<'_>]) -> Result<(), Error> {
+        let _span = trace_span!("round", n_sequences = turns.len()).entered();
         let limits = target.limits();
         let begun = Instant::now();
         for turn in turns.iter_mut() {

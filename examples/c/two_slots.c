@@ -1,7 +1,9 @@
 /*
  * Two sequences that share the decode calls of one llama_context: a server's slots in small. Links like host_llama.
  *
- *     two_slots MODEL.gguf [-n 100] [--alone]      --alone: one after the other, to compare
+ *     two_slots MODEL.gguf [-n 100] [--alone] [--kernels]
+ *
+ * --alone decodes one after the other, to compare; --kernels is for programs that link libaded, whose llama.cpp has ours.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -73,6 +75,10 @@ int main(int argc, char **argv) {
             n_predict = atoi(argv[++i]);
         } else if (strcmp(argv[i], "--alone") == 0) {
             alone = 1;
+#ifdef ADED_FULL
+        } else if (strcmp(argv[i], "--kernels") == 0) {
+            aded_kernels_enable(1, NULL);
+#endif
         }
     }
     if (argc < 2 || n_predict < 1 || n_predict > MAX_TOKENS) {

@@ -449,6 +449,33 @@ pub unsafe extern "C" fn aded_drafter_set_corpus(
     })
 }
 
+/// Adds what the file at `path` holds to what the drafter knows, and has aded_drafter_save_memory() save there; a file that does not exist
+/// yet is fine. `tokenizer` and `model` are numbers of the host's choice that tell whose memory it is; a file with other ones is refused
+/// with ADED_FORMAT and left alone. The file tells much about what was said: it holds texts. Between rounds only.
+///
+/// cbindgen:prefix=ADED_EXPERIMENTAL
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn aded_drafter_open_memory(
+    drafter: *mut aded_drafter,
+    path: *const c_char,
+    tokenizer: u64,
+    model: u64,
+) -> aded_status {
+    call(|| {
+        // SAFETY: as the caller promises.
+        let path = unsafe { text(path, "the path")? };
+        DRAFTERS.with(drafter, |drafter| drafter.open_memory(path, Fingerprint(tokenizer), model))
+    })
+}
+
+/// Saves what the drafter knows to the file that was opened, whole or not at all. ADED_WRONG_STATE if none was opened. Between rounds only.
+///
+/// cbindgen:prefix=ADED_EXPERIMENTAL
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn aded_drafter_save_memory(drafter: *mut aded_drafter) -> aded_status {
+    call(|| DRAFTERS.with(drafter, Drafter::save_memory))
+}
+
 /// Writes a column of the rows where the caller wants it.
 ///
 /// # Safety

@@ -13,7 +13,9 @@ use crate::error::Error;
 use crate::leaf_ids::{LeafIds, SeqOp};
 use crate::model::{DraftShape, Limits};
 use crate::representative::corpus::Corpus;
+use crate::representative::memory::{MAX_BYTES, MemoryFile, Owner};
 use crate::representative::recall::{RowScan, TopRow};
+use crate::representative::store::Fingerprint;
 use crate::round::{Decoder, Times, Turn};
 use crate::sampling::RowSampler;
 use crate::sequence::{Finish, Request, Sequence};
@@ -83,6 +85,7 @@ pub(super) struct Drafter {
     ops: Vec<SeqOp>,
     stage: Stage,
     clock: Clock,
+    memory: Option<MemoryFile>,
 }
 
 impl Drafter {
@@ -133,6 +136,7 @@ impl Drafter {
             ops: Vec::new(),
             stage: Stage::Between,
             clock: Clock { begun: now, drafted: now, decoded: None, sampled: now, kept: now },
+            memory: None,
         })
     }
 
@@ -149,6 +153,25 @@ impl Drafter {
             )));
         }
         self.decoder.set_corpus(corpus.map(Arc::new));
+        Ok(())
+    }
+
+    /// Adds what a file holds, if there is one, and keeps its name for saving.
+    pub(super) fn open_memory(&mut self, path: &str, tokenizer: Fingerprint, model: u64) -> Answer {
+        self.expect(Stage::Between, "memory is opened between rounds")?;
+        let owner = Owner { tokenizer, model, n_vocab: self.limits.n_vocab };
+        let mut file = MemoryFile::new(path, owner, MAX_BYTES, false);
+        self.memory = None;
+        file.load(self.decoder.representative_mut())?;
+        self.memory = Some(file);
+        Ok(())
+    }
+
+    /// Saves what is known to the file that was opened.
+    pub(super) fn save_memory(&mut self) -> Answer {
+        self.expect(Stage::Between, "memory is saved between rounds")?;
+        let file = self.memory.as_mut().ok_or_else(|| Failure::state("no memory file was opened"))?;
+        file.save(self.decoder.representative_mut())?;
         Ok(())
     }
 

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+use tracing::debug_span;
+
 use super::gguf::Header;
 use super::sys::{self, LoadOptions, ModelHandle};
 use crate::error::Error;
@@ -79,6 +81,7 @@ impl Model {
     ) -> Result<Arc<Self>, Error> {
         params.validate()?;
         let path = path.as_ref();
+        let _span = debug_span!("load", path = %path.display()).entered();
         sys::start();
         let header = Header::read(path, sys::type_layout)?;
         refuse_by_metadata(path, &header)?;

@@ -192,7 +192,7 @@ static size_t round_of(aded_drafter *drafter, int32_t texts[N_SLOTS][N_CTX], int
     return n_open;
 }
 
-int main(void) {
+int main(int argc, char **argv) {
     aded_drafter_params params;
     aded_drafter *drafter = NULL;
     uint64_t n_accepted = 0;
@@ -253,6 +253,15 @@ int main(void) {
     }
     CHECK(n_accepted > 500);
     OK(aded_drafter_end(drafter, 0));
+    if (argc > 1) {
+        /* What was learnt survives the drafter; what another model has learnt is refused. */
+        OK(aded_drafter_open_memory(drafter, argv[1], 7, 8));
+        OK(aded_drafter_save_memory(drafter));
+        OK(aded_drafter_free(drafter));
+        OK(aded_drafter_new(&params, &drafter));
+        CHECK(aded_drafter_open_memory(drafter, argv[1], 7, 9) == ADED_FORMAT);
+        OK(aded_drafter_open_memory(drafter, argv[1], 7, 8));
+    }
     OK(aded_drafter_forget(drafter));
     OK(aded_drafter_free(drafter));
     printf("all equal, %llu guesses accepted\n", (unsigned long long) n_accepted);

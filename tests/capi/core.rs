@@ -10,7 +10,8 @@ fn a_host_with_a_memory_of_cells_decodes_what_it_decodes_plainly() {
     let mut arguments = vec![folder.join("libaded_core.a").to_string_lossy().into_owned()];
     arguments.extend(linked(&folder, "aded-core"));
     let program = compile("cells", "cc", &["tests/capi/cells.c"], &arguments);
-    let output = text(&run(&mut Command::new(program)));
+    let memory = tempfile::tempdir().expect("a folder");
+    let output = text(&run(Command::new(program).arg(memory.path().join("cells.aded"))));
     assert!(output.contains("all equal"), "{output}");
 }
 

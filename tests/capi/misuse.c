@@ -79,6 +79,8 @@ static void nulls(aded_drafter *drafter) {
     INVALID(aded_drafter_stats(drafter, 0, NULL, sizeof(aded_stats)));
     INVALID(aded_drafter_forget(NULL));
     INVALID(aded_drafter_set_corpus(NULL, NULL, NULL));
+    INVALID(aded_drafter_open_memory(drafter, NULL, 1, 1));
+    INVALID(aded_drafter_save_memory(NULL));
     INVALID(aded_log_set(NULL, NULL, 1));
 }
 
@@ -157,6 +159,9 @@ static void numbers(aded_drafter *drafter) {
     INVALID(aded_drafter_draft(drafter, twice, 2, 0, &size));
     GIVES(ADED_IO, aded_drafter_set_corpus(drafter, "/nowhere/corpus.aded", NULL));
     GIVES(ADED_FORMAT, aded_drafter_set_corpus(drafter, __FILE__, NULL));
+    GIVES(ADED_WRONG_STATE, aded_drafter_save_memory(drafter));
+    GIVES(ADED_FORMAT, aded_drafter_open_memory(drafter, __FILE__, 1, 1));
+    GIVES(ADED_WRONG_STATE, aded_drafter_save_memory(drafter)); /* a file of somebody else's is not opened */
 }
 
 static void order(aded_drafter *drafter) {

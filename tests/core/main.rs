@@ -14,3 +14,4 @@ mod memory_files;
 mod shared_calls;
 mod steady_state;
 mod suite;
+mod threads;
