@@ -32,6 +32,33 @@ for check in "${@:-asan valgrind}"; do
                 ADED_CARGO_TARGET="$(rustc -vV | sed -n 's/^host: //p')" python3 scripts/make-lib.py core >/dev/null
             runner=(env ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1)
             programs asan -fsanitize=address
+            # It must see a fault that is there: the library reads more tokens than the caller has.
+            program=$target/asan/planted
+            cc -std=c99 -fsanitize=address -Iinclude -x c - -x none "$target/asan/lib/libaded_core.a" "${link[@]}" \
+                -o "$program" <<'SOURCE'
+#include <stdlib.h>
+#include "aded.h"
+int main(void) {
+    aded_drafter_params params;
+    aded_prompt prompt;
+    aded_drafter *drafter = NULL;
+    int32_t *tokens = calloc(2, sizeof *tokens);
+    aded_drafter_default_params(&params, sizeof params);
+    params.n_vocab = params.n_ctx = 64;
+    aded_drafter_new(&params, &drafter);
+    aded_prompt_defaults(&prompt, sizeof prompt);
+    prompt.tokens = tokens;
+    prompt.n_tokens = 32;
+    aded_drafter_begin(drafter, 0, &prompt);
+    aded_drafter_free(drafter);
+    free(tokens);
+    return 0;
+}
+SOURCE
+            if "$program" >"$program.log" 2>&1 || ! grep -q heap-buffer-overflow "$program.log"; then
+                fail "C checks" "the sanitizer did not see a planted fault" "read $program.log"
+            fi
+            say "a planted fault is seen"
             ;;
         valgrind)
             # valgrind knows no AVX-512.

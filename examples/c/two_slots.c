@@ -16,10 +16,8 @@
 enum { N_SLOTS = 2, MAX_TOKENS = 1024 };
 
 static const char *PROMPTS[N_SLOTS] = {
-    "The quick brown fox jumps over the lazy dog. The quick brown fox jumps over the lazy dog. "
-    "The quick brown fox jumps over the lazy dog. The quick brown fox",
-    "To be, or not to be, that is the question. To be, or not to be, that is the question. "
-    "To be, or not to be, that is the question. To be, or not",
+    "red green blue yellow, red green blue yellow, red green blue yellow, red green blue yellow, red green blue yellow, red",
+    "1 2 3 4 5 6 7 8 9 10 1 2 3 4 5 6 7 8 9 10 1 2 3 4 5 6 7 8 9 10 1 2 3 4 5 6 7 8 9 10 1 2 3",
 };
 
 static void quiet(enum ggml_log_level level, const char *text, void *data) {
