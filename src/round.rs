@@ -506,10 +506,11 @@ impl Decoder {
         let (sampling_ms, round_ms) = (ms(times.sample), ms(times.sum()));
         self.cost.observe(self.batch.len(), used_cells, round_ms - sampling_ms, n_tokens, sampling_ms);
         if n_drafted > 0
-            && turns.len() == 1
-            && let Some(plain_ms) = self.cost.measured_ms(1, used_cells)
+            && let Some(plain_ms) = self.cost.measured_ms(turns.len(), used_cells)
         {
-            self.governor.observe((plain_ms + self.cost.sample_ms()) * n_tokens as f32, round_ms);
+            // A plain round gives each sequence a token.
+            let token_ms = plain_ms / turns.len() as f32 + self.cost.sample_ms();
+            self.governor.observe(token_ms * n_tokens as f32, round_ms);
         }
     }
 }
