@@ -1,7 +1,6 @@
 //! `aded doctor`: what the machine has, what was built for it, where things are, and in five seconds what rows cost.
 
 use std::fmt::Write as _;
-use std::fs;
 use std::io::{self, Write as _};
 use std::path::Path;
 use std::sync::Arc;
@@ -16,7 +15,8 @@ use clap::Args;
 use serde::Serialize;
 
 use super::bench::curve::{self, Chain};
-use super::bench::filler;
+use super::bench::statistics::median;
+use super::bench::{filler, machine};
 use super::flags::{ContextArgs, KernelArgs, LogArgs, ModelArgs, SpecArgs};
 use super::models::{self, cache};
 use super::{chat, interrupt, log, resolve, version};
@@ -185,7 +185,7 @@ fn look(args: &DoctorArgs) -> Report {
         aded: env!("CARGO_PKG_VERSION"),
         llama_cpp: llama::LLAMA_CPP_VERSION,
         processor: Processor {
-            name: processor(),
+            name: machine::processor().unwrap_or_else(|| "unknown".to_owned()),
             arch: std::env::consts::ARCH,
             compiled,
             present,
@@ -205,16 +205,9 @@ fn look(args: &DoctorArgs) -> Report {
     }
 }
 
-fn processor() -> String {
-    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let name = info.lines().find(|line| line.starts_with("model name")).and_then(|line| line.split_once(':'));
-    name.map_or_else(|| "unknown".to_owned(), |(_, name)| name.trim().to_owned())
-}
-
 fn total_bytes() -> Option<u64> {
-    let info = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = info.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
+    let text = machine::total_memory()?;
+    text.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
 fn measure(args: &DoctorArgs, cancel: &CancelFlag) -> Result<Measured> {
@@ -271,17 +264,11 @@ fn points(target: &mut Target, model: &Arc<Model>) -> Result<Vec<Point>> {
             }
         }
     }
-    let ms: Vec<f64> = samples.iter().map(|samples| median(samples)).collect();
+    let ms: Vec<f64> = samples.iter_mut().map(|samples| median(samples)).collect();
     let points = sizes.iter().zip(&samples).zip(&ms).filter(|((_, samples), _)| !samples.is_empty());
     Ok(points
         .map(|((&rows, samples), &ms_of)| Point { rows, ms: ms_of, relative: ms_of / ms[0], samples: samples.len() })
         .collect())
-}
-
-fn median(samples: &[f64]) -> f64 {
-    let mut sorted = samples.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// What should be looked at.

@@ -175,7 +175,8 @@ fn round_text(args: &TreeArgs, prompt: &Prompt, cancel: &CancelFlag) -> Result<S
         // A look at the tree is asked for, whether it pays or not.
         spec.spec = SpecMode::On;
     }
-    let mut session = resolve::session(&model, &args.context, &spec, cancel)?;
+    let params = resolve::context_params(&args.context, &spec, &model)?;
+    let mut session = resolve::session(&model, &params, &args.context, &spec, cancel)?;
     let mut sampler = resolve::sampler(&args.sampling, &model, session.target().limits().n_ctx, &tokens, false)?;
     let end_tokens = model.end_tokens();
     let request = Request { prompt: &tokens, n_max: usize::MAX, end_tokens: &end_tokens };

@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 use aded::Error;
 use aded::config::DraftMode;
 use aded::draft::cost::TimesFile;
-use aded::llama::Model;
+use aded::llama::{ContextParams, Model, circumstances};
 use aded::representative::memory::{MemoryFile, Owner};
 use aded::representative::store::Kept;
 use aded::round::Decoder;
 use tracing::{info, warn};
 
-use super::flags::MemoryArgs;
+use super::flags::{KernelArgs, MemoryArgs, ModelArgs};
 use super::resolve;
 
 pub(crate) use command::memory;
@@ -42,14 +42,15 @@ pub(crate) struct Memory {
 
 impl Memory {
     /// Takes up what earlier processes learnt about this model, and what its rounds cost in these
-    /// [circumstances](aded::llama::circumstances). A decoder that never drafts needs neither.
+    /// [circumstances](aded::llama::circumstances): the context's parameters, where the model lies and whose kernels run. A decoder
+    /// that never drafts needs neither.
     ///
     /// # Errors
     /// A usage error if the file named is in a folder that is not there.
     pub(crate) fn open(
         args: &MemoryArgs,
         model: &Model,
-        circumstances: u64,
+        placement: (&ContextParams, &ModelArgs, KernelArgs),
         decoder: &mut Decoder,
     ) -> Result<Self, Error> {
         let mut memory = Self {
@@ -72,6 +73,8 @@ impl Memory {
             memory.texts = Some(file);
         }
         if let Some(folder) = times_folder() {
+            let (params, ModelArgs { gpu_layers, .. }, kernels) = placement;
+            let circumstances = circumstances(model, params, *gpu_layers, &resolve::kernels_of(kernels));
             let mut file = TimesFile::new(folder.join(name(model, circumstances)), circumstances, true);
             if let Err(error) = file.load(decoder.cost_mut()) {
                 warn!("{error}");

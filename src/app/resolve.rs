@@ -244,29 +244,36 @@ pub(crate) fn corpus(path: &Path, model: &Model) -> Result<Arc<Corpus>, Error> {
     Corpus::load(path, Some(fingerprint(model))).map(Arc::new)
 }
 
+/// The corpus that is drafted from, if there is one and drafts are made at all.
+///
+/// # Errors
+/// As [`corpus`].
+pub(crate) fn drafting_corpus(spec: &SpecArgs, config: &Config, model: &Model) -> Result<Option<Arc<Corpus>>, Error> {
+    let path = spec.corpus.as_ref().filter(|_| config.draft.mode != DraftMode::Off);
+    path.map(|path| corpus(path, model)).transpose()
+}
+
 /// The fingerprint of a model's tokenizer, as corpus files carry it.
 pub(crate) fn fingerprint(model: &Model) -> Fingerprint {
     Fingerprint(model.tokenizer_fingerprint())
 }
 
-/// Model, context, corpus and configuration, ready to answer.
+/// Model, corpus and configuration in a context of `params`, ready to answer.
 ///
 /// # Errors
 /// As its parts.
 pub(crate) fn session(
     model: &Arc<Model>,
+    params: &ContextParams,
     context: &ContextArgs,
     spec: &SpecArgs,
     cancel: &CancelFlag,
 ) -> Result<Session<Target>, Error> {
     let config = config(spec)?;
-    let corpus = match (&spec.corpus, config.draft.mode) {
-        (None, _) | (_, DraftMode::Off) => None,
-        (Some(path), _) => Some(corpus(path, model)?),
-    };
-    let mut target = Target::new(model.clone(), &context_params(context, spec, model)?)?;
+    let corpus = drafting_corpus(spec, &config, model)?;
+    let mut target = Target::new(model.clone(), params)?;
     target.set_cancel_flag(cancel.clone());
-    let noise = if spec.exact && config.draft.mode != DraftMode::Off { Some(noise(model, &mut target)?) } else { None };
+    let noise = exact_noise(spec, &config, model, &mut target)?;
     let mut session = Session::new(target, config)?;
     session.set_exact(noise);
     session.set_cancel_flag(cancel.clone());
@@ -281,14 +288,22 @@ pub(crate) fn session(
 const TEXT: &str = "The river had risen in the night, and by morning the lower road was under water. Nobody in the village was \
                     surprised: it happened every spring, and 3 of the 12 houses near the bridge stood empty for that reason.";
 
-/// How much the shape of a batch moves this target's logits.
+/// How much the shape of a batch moves this target's logits, if exact drafts are asked for.
 ///
 /// # Errors
 /// The target's.
-pub(crate) fn noise(model: &Model, target: &mut Target) -> Result<f32, Error> {
+pub(crate) fn exact_noise(
+    spec: &SpecArgs,
+    config: &Config,
+    model: &Model,
+    target: &mut Target,
+) -> Result<Option<f32>, Error> {
+    if !spec.exact || config.draft.mode == DraftMode::Off {
+        return Ok(None);
+    }
     let noise = shape_noise(target, &model.tokenize(TEXT, true, false)?)?;
     info!("noise between shapes of batches: {noise}");
-    Ok(noise)
+    Ok(Some(noise))
 }
 
 /// Tokens of the prompt that stay when the context is shifted; as llama.cpp has it, the one that begins every text comes on top.

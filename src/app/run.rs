@@ -1,6 +1,6 @@
 //! `aded run`: answers one prompt.
 
-use aded::llama::{Target, circumstances};
+use aded::llama::Target;
 use aded::model::TargetModel as _;
 use aded::{Error, Finish, Session};
 use anyhow::Result;
@@ -24,15 +24,14 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
     resolve::kernels(args.kernels);
     let model = resolve::model(&args.model, &cancel)?;
     let tokens = prompt.tokens(&model)?;
-    let mut session = resolve::session(&model, &args.context, &args.spec, &cancel)?;
+    let params = resolve::context_params(&args.context, &args.spec, &model)?;
+    let mut session = resolve::session(&model, &params, &args.context, &args.spec, &cancel)?;
     let mut sampler =
         resolve::sampler(&args.sampling, &model, session.target().limits().n_ctx, &tokens, args.output.ignore_eos)?;
     let end_tokens = model.end_tokens();
     let answering = Answering { args: &args.output, template: &args.prompt.template, end_tokens: &end_tokens };
     let mut out = TextWriter::new(args.output.show_draft && has_colours(args.log.color));
-    let params = resolve::context_params(&args.context, &args.spec, &model)?;
-    let circumstances = circumstances(&model, &params, args.model.gpu_layers, &resolve::kernels_of(args.kernels));
-    let mut memory = Memory::open(&args.memory, &model, circumstances, session.decoder_mut())?;
+    let mut memory = Memory::open(&args.memory, &model, (&params, &args.model, args.kernels), session.decoder_mut())?;
     let answer = answering.answer(&model, &mut session, &tokens, &mut sampler, &mut out);
     let result = answer.and_then(|answer| finish(args, &answer, &session, &mut out));
     // After the last word: nobody waits for it.

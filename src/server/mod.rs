@@ -31,7 +31,7 @@ use std::thread;
 use std::time::Duration;
 
 use aded::config::DraftMode;
-use aded::llama::{ContextParams, Model, Target, circumstances};
+use aded::llama::{ContextParams, Model, Target};
 use aded::model::TargetModel as _;
 use aded::round::Decoder;
 use aded::{CancelFlag, Error};
@@ -188,22 +188,17 @@ fn load(args: &ServeArgs, template: Option<String>, cancel: &CancelFlag) -> Resu
     resolve::kernels(args.kernels);
     let model = resolve::model(&args.model, cancel)?;
     let config = resolve::config(&args.spec)?;
-    let drafts = config.draft.mode != DraftMode::Off;
     let params = context_params(args, &model, config.draft.mode)?;
     let mut target = Target::new(model.clone(), &params)?;
-    let noise = if args.spec.exact && drafts { Some(resolve::noise(&model, &mut target)?) } else { None };
+    let noise = resolve::exact_noise(&args.spec, &config, &model, &mut target)?;
     let n_keep = if args.context.context_shift { Some(resolve::n_keep(args.context.keep, &model)?) } else { None };
     if n_keep.is_some() && !target.can_shift() {
         return Err(Error::usage("the memory of this model cannot be shifted: leave out --context-shift").into());
     }
-    let corpus = match &args.spec.corpus {
-        Some(path) if drafts => Some(resolve::corpus(path, &model)?),
-        _ => None,
-    };
+    let corpus = resolve::drafting_corpus(&args.spec, &config, &model)?;
     let mut decoder = Decoder::new(config)?;
     decoder.set_corpus(corpus);
-    let circumstances = circumstances(&model, &params, args.model.gpu_layers, &resolve::kernels_of(args.kernels));
-    let memory = Memory::open(&args.memory, &model, circumstances, &mut decoder)?;
+    let memory = Memory::open(&args.memory, &model, (&params, &args.model, args.kernels), &mut decoder)?;
     let limits = target.limits();
     let file = model.path().file_stem().map(|name| name.to_string_lossy().into_owned());
     let ready = Ready {

@@ -13,6 +13,9 @@ mod gguf;
 #[cfg(feature = "hub")]
 mod hub;
 mod memory;
+#[path = "../support/models.rs"]
+#[allow(unreachable_pub)]
+mod models;
 mod output;
 mod readme;
 #[cfg(unix)]
@@ -21,9 +24,11 @@ mod signals;
 mod terminal;
 
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
+
+use models::fetched;
 
 /// How a run ended, and what it said.
 struct Outcome {
@@ -139,19 +144,6 @@ fn tiny() -> &'static str {
         (folder, path)
     });
     path
-}
-
-/// A fetched model, or `None` with a word about it where it is not there.
-fn fetched(name: &str) -> Option<PathBuf> {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let home = std::env::home_dir().unwrap_or_default();
-    let cache = if cfg!(target_os = "macos") { home.join("Library/Caches") } else { home.join(".cache") };
-    let cache = set("XDG_CACHE_HOME").filter(|path| path.is_absolute() && !cfg!(target_os = "macos")).unwrap_or(cache);
-    let path = set("ADED_MODELS").unwrap_or_else(|| cache.join("aded/models")).join(name);
-    if !path.is_file() {
-        eprintln!("skipped: {} is not there; fetch it with `make models`", path.display());
-    }
-    path.is_file().then_some(path)
 }
 
 const SMOLLM2: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";

@@ -10,19 +10,23 @@ mod gguf;
 mod http;
 mod limits;
 mod malformed;
+#[path = "../support/models.rs"]
+#[allow(unreachable_pub)]
+mod models;
 mod safety;
 #[cfg(unix)]
 mod signals;
 mod soak;
 
 use std::io::{BufRead as _, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use http::{Reply, get, post};
+use models::fetched;
 use serde_json::{Value, json};
 
 /// Longest wait for anything that will happen, on a machine that does other things as well.
@@ -168,19 +172,6 @@ fn tiny() -> &'static str {
         (folder, path)
     });
     path
-}
-
-/// A fetched model, or `None` with a word about it where it is not there.
-fn fetched(name: &str) -> Option<PathBuf> {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let home = std::env::home_dir().unwrap_or_default();
-    let cache = if cfg!(target_os = "macos") { home.join("Library/Caches") } else { home.join(".cache") };
-    let cache = set("XDG_CACHE_HOME").filter(|path| path.is_absolute() && !cfg!(target_os = "macos")).unwrap_or(cache);
-    let path = set("ADED_MODELS").unwrap_or_else(|| cache.join("aded/models")).join(name);
-    if !path.is_file() {
-        eprintln!("skipped: {} is not there; fetch it with `make models`", path.display());
-    }
-    path.is_file().then_some(path)
 }
 
 /// A greedy request of a text's continuation.

@@ -24,7 +24,7 @@ const LONGEST: Duration = Duration::from_millis(600);
 const N_SWEEPS: usize = 2;
 
 /// Tokens of the prompt whose reading is timed where the context is shorter, and how often it is read.
-const PROMPT: usize = 512;
+pub(crate) const PROMPT: usize = 512;
 const N_READS: usize = 3;
 
 /// The median time in which an empty slot reads `n_tokens` of a text, 512 at least; of the last one the logits are asked for.

@@ -19,18 +19,29 @@ pub(crate) fn build() -> Value {
     })
 }
 
+/// The processor's name, where the system says it.
+pub(crate) fn processor() -> Option<String> {
+    field("/proc/cpuinfo", "model name")
+}
+
+/// The machine's memory as the system says it: a number and its unit, kB.
+pub(crate) fn total_memory() -> Option<String> {
+    field("/proc/meminfo", "MemTotal")
+}
+
+/// The value behind the first `name:` of a file.
+fn field(file: &str, name: &str) -> Option<String> {
+    let text = fs::read_to_string(file).ok()?;
+    let line = text.lines().find(|line| line.starts_with(name))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}
+
 /// Processor, cores, memory and system.
 pub(crate) fn machine() -> Value {
-    let field = |text: &str, name: &str| {
-        let line = text.lines().find(|line| line.starts_with(name))?;
-        Some(line.split_once(':')?.1.trim().to_owned())
-    };
-    let cpu = fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| field(&text, "model name"));
-    let memory = fs::read_to_string("/proc/meminfo").ok().and_then(|text| field(&text, "MemTotal"));
     json!({
-        "cpu": cpu.unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
+        "cpu": processor().unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
         "threads": std::thread::available_parallelism().map_or(1, usize::from),
-        "memory": memory,
+        "memory": total_memory(),
         "os": std::env::consts::OS,
         "arch": std::env::consts::ARCH,
         "devices": llama::devices().into_iter().map(|(name, what)| format!("{name}: {what}")).collect::<Vec<_>>(),

@@ -3,7 +3,7 @@
 pub(crate) mod args;
 mod compare;
 pub(crate) mod curve;
-mod machine;
+pub(crate) mod machine;
 pub(crate) mod measure;
 mod output;
 mod prompts;
@@ -129,7 +129,7 @@ fn curves(args: &BenchArgs, cancel: &CancelFlag) -> Result<()> {
     let (mut cost, mut prefill) = (Vec::new(), Vec::new());
     let mut params = ContextParams::default();
     for &used_cells in &contexts {
-        let n_ctx = used_cells.max(512) + curve::MAX_ROWS as u32;
+        let n_ctx = used_cells.max(curve::PROMPT as u32) + curve::MAX_ROWS as u32;
         params = resolve::context_params(&args.context.with_size(n_ctx.next_multiple_of(256)), &args.spec, &model)?;
         // One sequence: every pass is a chain.
         params = ContextParams { max_leaves: 1, max_logits_rows: curve::MAX_ROWS as u32, ..params };

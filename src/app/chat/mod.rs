@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::{fs, mem};
 
 use aded::config::DraftMode;
-use aded::llama::{Model, SamplerChain, Target, circumstances};
+use aded::llama::{Model, SamplerChain, Target};
 use aded::model::TargetModel as _;
 use aded::{CancelFlag, Error, Finish, Session, Stats, Token};
 use anyhow::Result;
@@ -53,11 +53,10 @@ pub(crate) fn chat(args: &ChatArgs) -> Result<()> {
     let mode = resolve::config(&args.spec)?.draft.mode;
     // The context must be able to draft, should /spec switch it on.
     let spec = SpecArgs { spec: SpecMode::Auto, spec_type: None, ..args.spec.clone() };
-    let mut session = resolve::session(&model, &args.context, &spec, &cancel)?;
-    session.decoder_mut().set_mode(mode);
     let params = resolve::context_params(&args.context, &spec, &model)?;
-    let circumstances = circumstances(&model, &params, args.model.gpu_layers, &resolve::kernels_of(args.kernels));
-    let memory = Memory::open(&args.memory, &model, circumstances, session.decoder_mut())?;
+    let mut session = resolve::session(&model, &params, &args.context, &spec, &cancel)?;
+    session.decoder_mut().set_mode(mode);
+    let memory = Memory::open(&args.memory, &model, (&params, &args.model, args.kernels), session.decoder_mut())?;
     let mut conversation = Conversation::new(model.clone(), template, None);
     if let Some(messages) = messages {
         conversation.set_messages(messages);
