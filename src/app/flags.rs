@@ -472,8 +472,18 @@ pub(crate) struct TreeArgs {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct LearnArgs {
     /// Text files, JSONL files (.jsonl, .ndjson) or folders of them; `-` = standard input.
-    #[arg(required = true, value_name = "FILE")]
+    #[arg(required_unless_present = "own", value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
+    /// Let the model write texts of N tokens in all (10000, 300k, 2M) and learn them: its own questions and its answers. They are kept
+    /// beside the output, so that the same command with another N, or after an interruption, goes on from them.
+    #[arg(long = "self", value_name = "N", value_parser = counted)]
+    pub(crate) own: Option<u64>,
+    /// Seed of these texts.
+    #[arg(short, long, value_name = "SEED", default_value_t = 0)]
+    pub(crate) seed: u32,
+    /// Threads that write them [default: one for each physical core].
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=512))]
+    pub(crate) threads: Option<u32>,
     /// File to write. An older one stays until the new one is whole.
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: PathBuf,
@@ -490,7 +500,21 @@ pub(crate) struct LearnArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
     #[command(flatten)]
+    pub(crate) kernels: KernelArgs,
+    #[command(flatten)]
     pub(crate) log: LogArgs,
+}
+
+/// A number of tokens, with `k` for thousands or `M` for millions.
+fn counted(text: &str) -> Result<u64, String> {
+    let (digits, unit) = match text.strip_suffix(['k', 'K']) {
+        Some(digits) => (digits, 1000),
+        None => text.strip_suffix(['m', 'M']).map_or((text, 1), |digits| (digits, 1_000_000)),
+    };
+    let number = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
+    number
+        .filter(|number| (1..=1_000_000_000).contains(number))
+        .ok_or_else(|| "give a number of tokens from 1 to 1000M, such as 300k".to_owned())
 }
 
 #[derive(Clone, Debug, Args)]

@@ -141,3 +141,42 @@ fn a_full_disk_leaves_the_old_file() {
         .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().ends_with(".tmp"));
     assert_eq!(leftovers.count(), 0);
 }
+
+#[test]
+fn the_model_writes_texts_and_a_larger_number_goes_on_from_them() {
+    let folder = folder();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (corpus, texts) = (at("own.aded"), at("own.aded.texts.jsonl"));
+    let learn = |n: &str, output: &str| aded(&["learn", "-m", tiny(), "--self", n, "-o", output]);
+    let lines = || fs::read_to_string(&texts).unwrap();
+    let n_tokens = |lines: &str| -> usize {
+        let rows = lines.lines().skip(1).map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        rows.map(|row| row["tokens"].as_array().unwrap().len()).sum()
+    };
+    learn("3k", &corpus).text();
+    let first = lines();
+    assert!(n_tokens(&first) >= 3000, "{} tokens", n_tokens(&first));
+    let small = facts(&corpus);
+    // Nothing is missing: nothing is written.
+    learn("3000", &corpus).text();
+    assert_eq!((lines(), facts(&corpus)), (first.clone(), small.clone()));
+    // As a killed process leaves it: the last line is half there.
+    fs::write(&texts, &first[..first.len() - 5]).unwrap();
+    learn("6k", &corpus).text();
+    let second = lines();
+    let whole = first[..first.len() - 1].rfind('\n').unwrap() + 1;
+    assert!(second.starts_with(&first[..whole]) && n_tokens(&second) >= 6000);
+    assert_ne!(facts(&corpus), small);
+    // Text from elsewhere is learnt beside it.
+    let text = write(folder.path(), "a.txt", TEXT);
+    aded(&["learn", "-m", tiny(), "--self", "1", "-o", &corpus, &text]).text();
+    assert_eq!(lines(), second);
+
+    fs::write(&texts, second.replacen("\"seed\":0", "\"seed\":1", 1)).unwrap();
+    learn("3k", &corpus).fails(1, "texts of another model, seed or version");
+    fs::write(&texts, "not ours\n").unwrap();
+    learn("3k", &corpus).fails(1, "line 1: it is not JSON");
+    assert_eq!(fs::read_to_string(&texts).unwrap(), "not ours\n", "a foreign file stays as it was");
+    let refused = learn("many", &corpus);
+    assert!(refused.code == Some(2) && refused.stderr.contains("from 1 to 1000M"), "{}", refused.stderr);
+}

@@ -1,18 +1,22 @@
 //! `aded learn`: text to a corpus file.
 
+mod own;
+
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use aded::llama::Model;
+use aded::llama::{Model, default_threads};
 use aded::representative::corpus::{BuildOptions, CorpusBuilder};
 use aded::{CancelFlag, Error};
 use anyhow::{Context as _, Result, anyhow};
 use indicatif::ProgressBar;
 use serde_json::Value;
 use tracing::warn;
+
+use own::OwnTexts;
 
 use super::flags::LearnArgs;
 use super::output::note;
@@ -37,7 +41,12 @@ pub(crate) fn learn(args: &LearnArgs) -> Result<()> {
         return Err(Error::usage(format!("{name} is not a regular file: give the corpus a name of its own")).into());
     }
     let inputs = find_inputs(args)?;
-    let model = resolve::tokenizer(&args.model, &cancel)?;
+    let model = if args.own.is_some() {
+        resolve::kernels(args.kernels);
+        resolve::model(&args.model, &cancel)?
+    } else {
+        resolve::tokenizer(&args.model, &cancel)?
+    };
     let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if !folder.is_dir() {
         return Err(Error::usage(format!("there is no folder {} to write the corpus into", folder.display())).into());
@@ -54,8 +63,20 @@ pub(crate) fn learn(args: &LearnArgs) -> Result<()> {
         let name = input.path.display();
         reader.read(input).with_context(|| format!("cannot learn from {name}"))?;
     }
-    let Reader { builder, bar, cancel, n_read, .. } = reader;
-    bar.finish_and_clear();
+    reader.bar.finish_and_clear();
+    let Reader { model, mut builder, cancel, mut n_read, .. } = reader;
+    if let Some(n_tokens) = args.own {
+        let bar = resolve::progress_bar("writing texts", n_tokens);
+        let n_threads = args.threads.unwrap_or_else(default_threads);
+        let own = OwnTexts { model: &model, n_tokens, seed: args.seed, n_threads, cancel: &cancel, bar: &bar };
+        let written = own.write(output, &mut builder);
+        bar.finish_and_clear();
+        if written.is_err() && cancel.is_cancelled() {
+            let texts = own::texts_path(output);
+            note(&format!("the texts so far are in {}: the same command goes on from them", texts.display()));
+        }
+        n_read += u64::from(written?);
+    }
     if n_read == 0 {
         return Err(Error::usage("there is no text in the files given: nothing to learn").into());
     }
@@ -96,7 +117,7 @@ fn find_inputs(args: &LearnArgs) -> Result<Vec<Input>> {
             find(path, args, false, &mut inputs)?;
         }
     }
-    if inputs.is_empty() {
+    if inputs.is_empty() && args.own.is_none() {
         return Err(Error::usage("there are no files in the folders given: nothing to learn from").into());
     }
     Ok(inputs)
