@@ -1,9 +1,53 @@
-//! Compiles and binds what we add to llama.cpp in C++ (feature `llama`); does nothing and needs nothing without it.
+//! Compiles and binds what we add to llama.cpp in C++ (feature `llama`), and records the commit for the program (feature `cli`); does
+//! nothing and needs nothing without them.
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
+    #[cfg(feature = "cli")]
+    println!("cargo:rustc-env=ADED_COMMIT={}", commit::find().unwrap_or_default());
     #[cfg(feature = "llama")]
     engine::build();
+}
+
+/// Which commit is built. Nothing is said where nobody knows, such as in an archive of the sources.
+#[cfg(feature = "cli")]
+mod commit {
+    use std::path::Path;
+    use std::process::Command;
+    use std::{env, fs};
+
+    /// So many digits tell a commit.
+    const DIGITS: usize = 12;
+
+    pub(crate) fn find() -> Option<String> {
+        let root = env::var_os("CARGO_MANIFEST_DIR")?;
+        of_package(Path::new(&root)).or_else(|| of_checkout(Path::new(&root)))
+    }
+
+    /// What `cargo package` took down.
+    fn of_package(root: &Path) -> Option<String> {
+        let text = fs::read_to_string(root.join(".cargo_vcs_info.json")).ok()?;
+        let digits = text.split("\"sha1\"").nth(1)?.split('"').nth(1)?;
+        digits.get(..DIGITS).map(str::to_owned)
+    }
+
+    /// What git says, if the checkout is ours: a package may have been unpacked inside somebody else's.
+    fn of_checkout(root: &Path) -> Option<String> {
+        let git = |arguments: &[&str]| {
+            let output = Command::new("git").arg("-C").arg(root).args(arguments).output().ok()?;
+            let text = String::from_utf8(output.stdout).ok()?;
+            output.status.success().then(|| text.trim().to_owned())
+        };
+        if fs::canonicalize(git(&["rev-parse", "--show-toplevel"])?).ok()? != fs::canonicalize(root).ok()? {
+            return None;
+        }
+        // It grows with each commit and each change of branch.
+        let log = root.join(git(&["rev-parse", "--git-path", "logs/HEAD"])?);
+        if log.is_file() {
+            println!("cargo:rerun-if-changed={}", log.display());
+        }
+        git(&["rev-parse", &format!("--short={DIGITS}"), "HEAD"])
+    }
 }
 
 #[cfg(feature = "llama")]

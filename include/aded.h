@@ -31,7 +31,8 @@
  * Pointers. NULL where a function needs something is ADED_INVALID_ARGUMENT; where NULL is allowed, the function says
  * so. What is not NULL must be as large as the lengths beside it say. Nothing that the caller passes is kept after the
  * call, but for the log callback and its data. Outputs are written on ADED_OK alone, needed sizes also on
- * ADED_TOO_SMALL.
+ * ADED_TOO_SMALL. Texts are UTF-8 and end with a zero. Arrays and structures that are passed do not overlap those that
+ * are written. Callbacks return: they throw no exception and do not jump out.
  *
  * Handles are opaque numbers, not addresses. What is made by aded_..._new or _load is freed by aded_..._free, once; a
  * second time is ADED_NO_SUCH_HANDLE, and so is every use after it.
@@ -142,8 +143,7 @@ typedef enum {
 typedef struct aded_drafter aded_drafter;
 
 #if defined(ADED_FULL)
-// A loaded model. Serves any number of sessions; may be freed while they live. From several threads at once: a second call gets
-// ADED_BUSY only while the first one tokenizes or makes a session.
+// A loaded model. Serves any number of sessions, and any number of threads at once: never ADED_BUSY. May be freed while sessions live.
 typedef struct aded_model aded_model;
 #endif
 
@@ -279,7 +279,7 @@ typedef struct {
     int32_t use_mmap;
     // 1 to keep the weights from being swapped out. Default 0.
     int32_t use_mlock;
-    // Called now and then with the share that is done, 0 to 1; loading stops where it returns 0. Default NULL.
+    // Called now and then with the share that is done, 0 to 1, by the thread that loads; loading stops where it returns 0. Default NULL.
     int32_t (*progress)(float share,
                         void *user_data);
     // Handed to `progress`.

@@ -114,24 +114,31 @@ static inline aded_status aded_llama_take_end_tokens(aded_llama *aded, const str
 /*
  * Makes the drafter of a context whose memory is empty and which was created with aded_llama_context_params() and the
  * same n_slots and max_leaves. `params` is NULL or says what is not to be as by default (mode, budget, table sizes); its
- * n_vocab, n_ctx, n_cells, n_slots, max_rows, max_logits_rows, max_leaves and shape are set here.
+ * n_vocab, n_ctx, n_cells, n_slots, max_rows, max_logits_rows, max_leaves and shape are set here. ADED_INVALID_ARGUMENT if
+ * `context` or `model` is NULL, or the context was created otherwise. On a failure there is nothing to free.
  */
 static inline aded_status aded_llama_init(
     aded_llama *aded, struct llama_context *context, const struct llama_model *model, uint32_t n_slots,
     uint32_t max_leaves, const aded_drafter_params *params) {
-    const struct llama_vocab *vocab = llama_model_get_vocab(model);
-    const uint32_t leaves = aded_llama_leaves(model, max_leaves);
-    const uint32_t n_ubatch = llama_n_ubatch(context);
+    const struct llama_vocab *vocab;
+    uint32_t leaves, n_ubatch;
     aded_drafter_params own;
     aded_status status = aded_drafter_default_params(&own, sizeof own);
     memset(aded, 0, sizeof *aded);
     if (status != ADED_OK) {
         return status;
     }
+    if (context == NULL || model == NULL) {
+        /* llama.cpp gave none: its log says why. */
+        return ADED_INVALID_ARGUMENT;
+    }
+    vocab = llama_model_get_vocab(model);
+    leaves = aded_llama_leaves(model, max_leaves);
+    n_ubatch = llama_n_ubatch(context);
     if (params != NULL) {
         own = *params;
     }
-    if (llama_n_seq_max(context) < n_slots * leaves || (leaves > 1 && llama_n_ctx_seq(context) != llama_n_ctx(context))) {
+    if ((uint64_t) llama_n_seq_max(context) < (uint64_t) n_slots * leaves || (leaves > 1 && llama_n_ctx_seq(context) != llama_n_ctx(context))) {
         /* The context was created with other parameters: its memory would compute nonsense, or refuse drafts. */
         return ADED_INVALID_ARGUMENT;
     }
@@ -224,7 +231,7 @@ static inline aded_status aded_llama_fill(
     aded_drafter *drafter, struct llama_batch *batch, int32_t max_rows, int32_t max_ids) {
     const int32_t first = batch->n_tokens;
     size_t n_rows = 0;
-    aded_status status = aded_drafter_rows(
+    aded_status status = first > max_rows ? ADED_INVALID_ARGUMENT : aded_drafter_rows(
         drafter, (size_t) (max_rows - first), batch->token + first, batch->pos + first, NULL, NULL,
         batch->logits + first, &n_rows);
     for (size_t row = 0; status == ADED_OK && row < n_rows; row++) {

@@ -10,7 +10,5 @@ here=$(cd "$(dirname "$0")" && pwd)
 model=$(model_file "$here")
 # Tests give the processor away while they wait; a measurement must not.
 unset OMP_WAIT_POLICY
-ADED_COMMIT=$(git -C "$here" rev-parse --short HEAD 2>/dev/null || echo unknown)
-export ADED_COMMIT
 # shellcheck disable=SC2086 # ARGS holds several words on purpose
 exec cargo run --release --locked --quiet -- bench -m "$model" --prompts "$1" --modes plain,stock,auto ${ARGS:-} </dev/null

@@ -2,7 +2,9 @@
 """Builds the C libraries into target/lib: libaded_core and libaded as archives and shared objects, the headers, pkg-config
 files and a CMake package. Usage: scripts/make-lib.py [core] [full]   (both without arguments)
 
-The libraries are for the processor that RUSTFLAGS, or else .cargo/config.toml, names. CARGO_TARGET_DIR is followed.
+The libraries are for the processor that RUSTFLAGS, or else .cargo/config.toml, names. CARGO_TARGET_DIR is followed;
+ADED_LIB_DIR puts the libraries elsewhere than below it, and ADED_RUSTC_FLAGS are for our crate alone: what it depends on,
+llama.cpp above all, is then built no second time.
 """
 
 import json
@@ -16,7 +18,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
-LIB = TARGET / "lib"
+LIB = pathlib.Path(os.environ.get("ADED_LIB_DIR", TARGET / "lib")).resolve()
 MACOS = platform.system() == "Darwin"
 SHARED = "dylib" if MACOS else "so"
 # The features of Cargo.toml that each library has. A GPU's feature can be added: ADED_FEATURES=cuda scripts/make-lib.py full
@@ -41,14 +43,11 @@ def build(kind):
     soname = f"lib{name}.so.{'.'.join(version().split('.')[:2])}"
     named = f"-Wl,-install_name,@rpath/lib{name}.dylib" if MACOS else f"-Wl,-soname,{soname}"
     command = ["cargo", "rustc", "--locked", "--release", "--lib", "--no-default-features", "--features", features]
-    if os.environ.get("ADED_CARGO_TARGET"):
-        # With a target named, flags are for the library alone and not for what runs while it is built: sanitizers need that.
-        command += ["--target", os.environ["ADED_CARGO_TARGET"]]
     if kind == "core":
         # cargo gives both libraries the same file name: in one folder each would have the other built again.
         command += ["--target-dir", TARGET / "core"]
     command += ["--crate-type", "staticlib,cdylib", "--message-format", "json-render-diagnostics", "--"]
-    command += ["--print", "native-static-libs", "-C", f"link-arg={named}"]
+    command += ["--print", "native-static-libs", "-C", f"link-arg={named}", *os.environ.get("ADED_RUSTC_FLAGS", "").split()]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     sys.stderr.write(done.stderr)
     if done.returncode != 0:

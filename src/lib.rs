@@ -67,6 +67,7 @@ pub mod leaf_ids;
 pub mod llama;
 #[cfg(feature = "llama-cpp-2")]
 pub mod llama_cpp_2;
+pub mod log;
 pub mod model;
 pub mod noise;
 pub mod replay;

@@ -71,6 +71,10 @@ int main(int argc, char ** argv) {
     params.n_threads = params.n_threads_batch = 2;
     aded_llama_context_params(&params, model, 1, 16); // ADED
     llama_context * context = llama_init_from_model(model, params);
+    if (context == nullptr) {
+        std::fprintf(stderr, "cannot make a context of %u tokens\n", params.n_ctx);
+        return 1;
+    }
     llama_sampler * sampler = llama_sampler_chain_init(llama_sampler_chain_default_params());
     llama_sampler_chain_add(sampler, llama_sampler_init_greedy());
 

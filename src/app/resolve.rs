@@ -330,7 +330,7 @@ pub(crate) fn draft_shape(target: &Target) -> String {
 }
 
 /// The drafts that a target takes and the kernels that computed, in a few words.
-pub(crate) fn circumstances(target: &Target) -> String {
+pub(crate) fn manner(target: &Target) -> String {
     let shape = draft_shape(target);
     let counts = kernel_counts();
     let kernels = match (counts.n_products > 0, counts.n_attentions > 0) {

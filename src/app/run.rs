@@ -49,8 +49,8 @@ fn finish(args: &RunArgs, answer: &Answer, session: &Session<Target>, out: &mut 
         out.flush()?;
     }
     if let Some(detail) = args.output.stats {
-        let circumstances = resolve::circumstances(session.target());
-        note(&format!("{}, {circumstances}", statistics(&answer.stats, speed_up)));
+        let manner = resolve::manner(session.target());
+        note(&format!("{}, {manner}", statistics(&answer.stats, speed_up)));
         if detail == StatsDetail::Full {
             note(details(&answer.stats).trim_end());
         }

@@ -5,9 +5,15 @@ use std::fmt::Write as _;
 use aded::kernels::Features;
 use aded::llama;
 
+/// The commit that was built; empty where the sources did not tell it.
+pub(crate) const COMMIT: &str = env!("ADED_COMMIT");
+
 /// All of it as lines.
 pub(crate) fn text() -> String {
-    let mut out = format!("aded {}\n", env!("CARGO_PKG_VERSION"));
+    let mut out = match COMMIT {
+        "" => format!("aded {}\n", env!("CARGO_PKG_VERSION")),
+        commit => format!("aded {} ({commit})\n", env!("CARGO_PKG_VERSION")),
+    };
     let compiled = compiled();
     let _ = writeln!(out, "llama.cpp      {}", llama::LLAMA_CPP_VERSION);
     let devices = llama::devices();

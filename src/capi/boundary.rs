@@ -151,9 +151,8 @@ impl<T, S> Registry<T, S> {
 
     /// Runs `body` with what can be reached at any time.
     #[cfg_attr(not(feature = "llama"), expect(dead_code, reason = "drafters share nothing"))]
-    pub(super) fn with_shared<H>(&self, handle: *const H, body: impl FnOnce(&S)) -> Answer {
-        body(&self.find(handle)?.1);
-        Ok(())
+    pub(super) fn with_shared<H, R>(&self, handle: *const H, body: impl FnOnce(&S) -> R) -> Answer<R> {
+        Ok(body(&self.find(handle)?.1))
     }
 
     /// Drops the object. NULL is fine.
@@ -253,6 +252,11 @@ pub(super) unsafe fn put_array<T: Copy>(
     needed: *mut usize,
     name: &str,
 ) -> Answer {
+    check_out(needed, "the place for the needed size")?;
+    // Before anything is written: a size is written with a success, or where the array is too small.
+    if !values.is_empty() && values.len() <= capacity {
+        check_out(out, name)?;
+    }
     // SAFETY: as the caller promises.
     unsafe { put(needed, values.len(), "the place for the needed size")? };
     if values.len() > capacity {
@@ -262,7 +266,6 @@ pub(super) unsafe fn put_array<T: Copy>(
     if values.is_empty() {
         return Ok(());
     }
-    check_out(out, name)?;
     // SAFETY: not NULL, aligned, with room for `capacity` values, which are enough.
     unsafe { ptr::copy_nonoverlapping(values.as_ptr(), out, values.len()) };
     Ok(())

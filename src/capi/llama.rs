@@ -1,8 +1,8 @@
 //! `aded_model_*`, `aded_session_*`: the engine with llama.cpp inside. In the full library alone.
 
-use std::ffi::{c_char, c_void};
+use std::ffi::{CStr, CString, c_char, c_void};
 use std::ptr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use super::boundary::{
     Answer, Failure, Registry, Versioned, aded_status, array, call, check_out, put, put_array, put_sized, put_text,
@@ -12,6 +12,7 @@ use super::data::{aded_stats, finish_of, flag, mode_of, stats_of, tokens_of, ver
 use crate::cancel::CancelFlag;
 use crate::config::{Config, DraftConfig, DraftMode};
 use crate::generation::Session;
+use crate::kernels::Isa;
 use crate::llama::text::{ChatMessage, Detokenizer};
 use crate::llama::{
     ContextParams, FlashAttention, Kernels, Model, ModelParams, SamplerChain, SamplingParams, Target, kernels_enable,
@@ -19,8 +20,7 @@ use crate::llama::{
 use crate::sequence::Request;
 use crate::token::Token;
 
-/// A loaded model. Serves any number of sessions; may be freed while they live. From several threads at once: a second call gets
-/// ADED_BUSY only while the first one tokenizes or makes a session.
+/// A loaded model. Serves any number of sessions, and any number of threads at once: never ADED_BUSY. May be freed while sessions live.
 pub struct aded_model {
     _private: [u8; 0],
 }
@@ -43,7 +43,7 @@ pub struct aded_model_params {
     pub use_mmap: i32,
     /// 1 to keep the weights from being swapped out. Default 0.
     pub use_mlock: i32,
-    /// Called now and then with the share that is done, 0 to 1; loading stops where it returns 0. Default NULL.
+    /// Called now and then with the share that is done, 0 to 1, by the thread that loads; loading stops where it returns 0. Default NULL.
     pub progress: Option<unsafe extern "C" fn(share: f32, user_data: *mut c_void) -> i32>,
     /// Handed to `progress`.
     pub user_data: *mut c_void,
@@ -162,7 +162,8 @@ struct Host {
     waiting: Vec<i32>,
 }
 
-static MODELS: Registry<Arc<Model>> = Registry::new("model");
+/// Nothing of a model changes, so that all of it can be reached at any time.
+static MODELS: Registry<(), Arc<Model>> = Registry::new("model");
 static SESSIONS: Registry<Host, CancelFlag> = Registry::new("session");
 
 /// Switches our kernels for quantised weights and attention on CPUs: `on` is 1 or 0. They are off until this is called. Call it before the
@@ -173,13 +174,7 @@ static SESSIONS: Registry<Host, CancelFlag> = Registry::new("session");
 pub unsafe extern "C" fn aded_kernels_enable(on: i32, name: *mut *const c_char) -> aded_status {
     call(|| {
         let kernels = if flag(on, "on")? { Kernels::default() } else { Kernels::off() };
-        let used = match kernels_enable(&kernels).map(crate::kernels::Isa::name) {
-            None => c"none",
-            Some("avx512-vnni") => c"avx512-vnni",
-            Some("avx-vnni") => c"avx-vnni",
-            Some("avx2") => c"avx2",
-            Some(_) => c"unknown",
-        };
+        let used = kernels_enable(&kernels).map_or(c"none", name_of);
         if name.is_null() {
             return Ok(());
         }
@@ -218,7 +213,7 @@ pub unsafe extern "C" fn aded_model_new(
         };
         let loaded = Model::load_with_progress(path, &own, &mut progress)?;
         // SAFETY: as the caller promises.
-        unsafe { put(model, MODELS.insert(loaded, ()), "the place for the model") }
+        unsafe { put(model, MODELS.insert((), loaded), "the place for the model") }
     })
 }
 
@@ -241,11 +236,9 @@ pub unsafe extern "C" fn aded_model_tokenize(
     call(|| {
         // SAFETY: as the caller promises.
         let prompt = unsafe { text(prompt, "the prompt")? };
-        MODELS.with(model, |model| {
-            let own = numbers(&model.tokenize_prompt(prompt.as_bytes())?);
-            // SAFETY: as the caller promises.
-            unsafe { put_array(&own, tokens, capacity, n_tokens, "the array of tokens") }
-        })
+        let own = numbers(&shared(model)?.tokenize_prompt(prompt.as_bytes())?);
+        // SAFETY: as the caller promises.
+        unsafe { put_array(&own, tokens, capacity, n_tokens, "the array of tokens") }
     })
 }
 
@@ -273,11 +266,10 @@ pub unsafe extern "C" fn aded_model_chat(
             // SAFETY: as the caller promises.
             .map(|(&role, &own)| Ok(unsafe { ChatMessage::new(text(role, "a role")?, text(own, "a text")?) }))
             .collect::<Answer<Vec<_>>>()?;
-        MODELS.with(model, |model| {
-            let own = numbers(&model.tokenize_chat(&model.chat_prompt(&messages, true)?)?);
-            // SAFETY: as the caller promises.
-            unsafe { put_array(&own, tokens, capacity, n_tokens, "the array of tokens") }
-        })
+        let model = shared(model)?;
+        let own = numbers(&model.tokenize_chat(&model.chat_prompt(&messages, true)?)?);
+        // SAFETY: as the caller promises.
+        unsafe { put_array(&own, tokens, capacity, n_tokens, "the array of tokens") }
     })
 }
 
@@ -285,10 +277,8 @@ pub unsafe extern "C" fn aded_model_chat(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn aded_model_fingerprint(model: *const aded_model, fingerprint: *mut u64) -> aded_status {
     call(|| {
-        MODELS.with(model, |model| {
-            // SAFETY: as the caller promises.
-            unsafe { put(fingerprint, model.tokenizer_fingerprint(), "the place for the fingerprint") }
-        })
+        // SAFETY: as the caller promises.
+        unsafe { put(fingerprint, shared(model)?.tokenizer_fingerprint(), "the place for the fingerprint") }
     })
 }
 
@@ -311,7 +301,7 @@ pub unsafe extern "C" fn aded_session_new(
         check_out(session, "the place for the session")?;
         // SAFETY: as the caller promises.
         let params = unsafe { or_default(params, "the parameters")? };
-        let model = MODELS.with(model, |model| Ok(model.clone()))?;
+        let model = shared(model)?;
         let (context, config) = session_settings(&params)?;
         let mut target = Target::new(model.clone(), &context)?;
         let cancel = CancelFlag::new();
@@ -358,8 +348,9 @@ pub unsafe extern "C" fn aded_session_begin(
     call(|| {
         // SAFETY: as the caller promises.
         let (tokens, params) = unsafe { (array(tokens, n_tokens, "the array of tokens")?, sampling_of(sampling)?) };
-        SESSIONS.with_shared(session, CancelFlag::reset)?;
         SESSIONS.with(session, |host| {
+            // Here and not before: while another thread is generating, its cancellation stands.
+            SESSIONS.with_shared(session, CancelFlag::reset)?;
             let prompt = tokens_of(tokens, host.model.n_vocab(), "the prompt")?;
             let mut sampler = SamplerChain::new(&host.model, &params)?;
             sampler.accept_prompt(&prompt)?;
@@ -492,6 +483,19 @@ impl Host {
         }
         Ok(())
     }
+}
+
+/// The model behind a handle.
+fn shared(model: *const aded_model) -> Answer<Arc<Model>> {
+    MODELS.with_shared(model, Arc::clone)
+}
+
+/// An instruction set's name with a zero at its end, for ever.
+fn name_of(isa: Isa) -> &'static CStr {
+    static NAMES: LazyLock<Vec<CString>> =
+        LazyLock::new(|| Isa::ALL.iter().map(|isa| CString::new(isa.name()).unwrap_or_default()).collect());
+    let place = Isa::ALL.iter().position(|other| *other == isa);
+    place.and_then(|place| NAMES.get(place)).map_or(c"unknown", CString::as_c_str)
 }
 
 /// The caller's structure, or the defaults for NULL.

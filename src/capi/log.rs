@@ -1,14 +1,12 @@
 //! The library's and llama.cpp's log events, handed to the host's callback.
 
 use std::ffi::{CString, c_char, c_void};
-use std::fmt::{self, Write as _};
 
-use tracing::field::{Field, Visit};
+use tracing::Level;
 use tracing::level_filters::LevelFilter;
-use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Level, Metadata, Subscriber};
 
 use super::boundary::{Answer, Failure, aded_status, call};
+use crate::log::{LineSink, Lines};
 
 /// Takes a line of the log: a level from 1 (error) to 5 (trace), and the text, which is gone when the function returns. It may be called
 /// from any thread, from several at once, and must not call the library.
@@ -40,7 +38,7 @@ fn level(number: i32) -> Answer<LevelFilter> {
 }
 
 fn install(log: Log) -> Answer {
-    tracing::subscriber::set_global_default(log)
+    tracing::subscriber::set_global_default(Lines(log))
         .map_err(|_| Failure::state("the log has a receiver already; it is set once for each process"))
 }
 
@@ -55,21 +53,13 @@ unsafe impl Send for Log {}
 // SAFETY: the same.
 unsafe impl Sync for Log {}
 
-impl Subscriber for Log {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        let is_ours = metadata.target() == "llama.cpp" || metadata.target().starts_with("aded");
-        is_ours && metadata.is_event() && *metadata.level() <= self.max_level
+impl LineSink for Log {
+    fn filter(&self, _: &str) -> LevelFilter {
+        self.max_level
     }
 
-    fn max_level_hint(&self) -> Option<LevelFilter> {
-        Some(self.max_level)
-    }
-
-    fn event(&self, event: &Event<'_>) {
-        let metadata = event.metadata();
-        let mut text = if metadata.target() == "llama.cpp" { "llama.cpp: ".to_owned() } else { String::new() };
-        event.record(&mut Text(&mut text));
-        let number = match *metadata.level() {
+    fn line(&self, level: Level, text: &str) {
+        let number = match level {
             Level::ERROR => 1,
             Level::WARN => 2,
             Level::INFO => 3,
@@ -79,27 +69,5 @@ impl Subscriber for Log {
         let Ok(text) = CString::new(text.replace('\0', "")) else { return };
         // SAFETY: the text ends with a zero and lives for the call; the pointer is the one that the host gave.
         unsafe { (self.callback)(number, text.as_ptr(), self.user_data) }
-    }
-
-    // Spans are not shown.
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-    fn record(&self, _: &Id, _: &Record<'_>) {}
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-    fn enter(&self, _: &Id) {}
-    fn exit(&self, _: &Id) {}
-}
-
-/// The message of an event, then its fields.
-struct Text<'a>(&'a mut String);
-
-impl Visit for Text<'_> {
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        let written = match field.name() {
-            "message" => write!(self.0, "{value:?}"),
-            name => write!(self.0, " {name}={value:?}"),
-        };
-        debug_assert!(written.is_ok(), "writing to a string does not fail");
     }
 }

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::{env, fs};
 
-use super::{ROOT, libraries, run, target, text};
+use super::{ROOT, compile, libraries, linked, run, target, text};
 
 fn model() -> PathBuf {
     let store = env::var_os("ADED_MODELS").map(PathBuf::from).or_else(|| {
@@ -59,6 +59,15 @@ fn a_c_program_generates_with_the_full_library() {
     let (output, report) = answer("generate", &["Count from 1 to 20."]);
     assert!(output.contains("12") && output.contains("19"), "{output}");
     assert!(report.contains("tokens per round"), "{report}");
+}
+
+#[test]
+fn misuse_of_the_full_library_is_answered_by_statuses() {
+    let folder = libraries("full");
+    let mut arguments = vec!["-DADED_FULL".to_owned(), folder.join("libaded.a").to_string_lossy().into_owned()];
+    arguments.extend(linked(&folder, "aded"));
+    let program = compile("misuse_full", "cc", &["tests/capi/misuse_full.c"], &arguments);
+    run(Command::new(program).arg(model()).env("OMP_WAIT_POLICY", "passive"));
 }
 
 #[test]

@@ -5,6 +5,7 @@
 #![allow(unreachable_pub)]
 
 mod core;
+mod coverage;
 mod header;
 #[cfg(feature = "llama")]
 mod hosts;

@@ -44,6 +44,7 @@ static void *message_of_another_thread(void *out) {
 static void nulls(aded_drafter *drafter) {
     aded_drafter_params params;
     aded_prompt prompt;
+    aded_stats stats;
     int32_t number = 0;
     size_t size = 0;
     uint32_t slot = 0;
@@ -64,6 +65,7 @@ static void nulls(aded_drafter *drafter) {
     INVALID(aded_drafter_rows(NULL, 0, NULL, NULL, NULL, NULL, NULL, &size));
     INVALID(aded_drafter_row_ids(NULL, 0, &number, 1, &size));
     INVALID(aded_drafter_ops(NULL, NULL, 0, &size));
+    INVALID(aded_drafter_ops(drafter, NULL, 0, NULL));
     INVALID(aded_drafter_next_row(NULL, 0, &number));
     INVALID(aded_drafter_next_row(drafter, 0, NULL));
     INVALID(aded_drafter_look(NULL, 0, NULL, 0, NULL));
@@ -76,10 +78,13 @@ static void nulls(aded_drafter *drafter) {
     INVALID(aded_drafter_emitted(NULL, 0, &number, 1, &size));
     INVALID(aded_drafter_emitted(drafter, 0, &number, 1, NULL));
     INVALID(aded_drafter_finish(drafter, 0, NULL));
+    INVALID(aded_drafter_finish(NULL, 0, &number));
     INVALID(aded_drafter_stats(drafter, 0, NULL, sizeof(aded_stats)));
+    INVALID(aded_drafter_stats(NULL, 0, &stats, sizeof stats));
     INVALID(aded_drafter_forget(NULL));
     INVALID(aded_drafter_set_corpus(NULL, NULL, NULL));
     INVALID(aded_drafter_open_memory(drafter, NULL, 1, 1));
+    INVALID(aded_drafter_open_memory(NULL, "memory.aded", 1, 1));
     INVALID(aded_drafter_save_memory(NULL));
     INVALID(aded_log_set(NULL, NULL, 1));
 }
@@ -154,7 +159,6 @@ static void numbers(aded_drafter *drafter) {
     INVALID(aded_drafter_draft(drafter, &slot, 1, 0, &size));
     INVALID(aded_drafter_draft(drafter, &slot, 0, 0, &size));
     INVALID(aded_drafter_stats(drafter, 0, &stats, 4));
-    INVALID(aded_log_set((aded_log_callback) 0, NULL, 9));
     OK(aded_drafter_begin(drafter, 0, &prompt));
     INVALID(aded_drafter_draft(drafter, twice, 2, 0, &size));
     GIVES(ADED_IO, aded_drafter_set_corpus(drafter, "/nowhere/corpus.aded", NULL));
@@ -200,16 +204,27 @@ static void order(aded_drafter *drafter) {
     if (n != n_rows) {
         exit(1);
     }
+    INVALID(aded_drafter_rows(drafter, 64, NULL, NULL, NULL, NULL, wants, NULL));
     OK(aded_drafter_rows(drafter, 64, NULL, NULL, NULL, NULL, wants, &n));
     INVALID(aded_drafter_row_ids(drafter, (uint32_t) n_rows, ids, 16, &n));
+    INVALID(aded_drafter_row_ids(drafter, 0, ids, 16, NULL));
     GIVES(ADED_TOO_SMALL, aded_drafter_row_ids(drafter, 0, NULL, 0, &n));
     GIVES(ADED_TOO_SMALL, aded_drafter_ops(drafter, NULL, 0, &n));
+    /* Outputs are written on success alone: not the number either, where its array is NULL. */
+    n = 77;
+    INVALID(aded_drafter_row_ids(drafter, 0, NULL, 16, &n));
+    INVALID(aded_drafter_ops(drafter, NULL, 64, &n));
+    if (n != 77) {
+        exit(1);
+    }
     OK(aded_drafter_next_row(drafter, 0, &row));
     INVALID(aded_drafter_look(drafter, (uint32_t) row, logits, 99, NULL));
     INVALID(aded_drafter_look(drafter, 63, logits, 100, NULL));
     INVALID(aded_drafter_look(drafter, 0, logits, 100, NULL)); /* a prompt row without logits */
     INVALID(aded_drafter_look(drafter, (uint32_t) row, NULL, 100, NULL));
     INVALID(aded_drafter_look_top(drafter, (uint32_t) row, tokens, probabilities, 2)); /* rising */
+    INVALID(aded_drafter_look_top(drafter, (uint32_t) row, NULL, probabilities, 2));
+    INVALID(aded_drafter_look_top(drafter, (uint32_t) row, tokens, NULL, 2));
     INVALID(aded_drafter_accept(drafter, 0, -1, &next));
     INVALID(aded_drafter_accept(drafter, 0, 100, &next));
     OK(aded_drafter_accept(drafter, 0, 9, &next));
@@ -241,6 +256,37 @@ static void order(aded_drafter *drafter) {
     GIVES(ADED_WRONG_STATE, aded_drafter_draft(drafter, &slot, 1, 0, &n_rows)); /* it has ended */
 }
 
+/* More slots than the call has rows with logits, and than the memory has cells. */
+static void rooms(void) {
+    aded_drafter_params params;
+    aded_drafter *small = NULL;
+    aded_prompt prompt;
+    const int32_t tokens[2] = {1, 2};
+    const uint32_t slots[2] = {0, 1};
+    size_t n_rows = 0;
+    OK(aded_drafter_default_params(&params, sizeof params));
+    params.n_vocab = 100;
+    params.n_ctx = 64;
+    params.n_slots = 2;
+    params.n_cells = 1;
+    OK(aded_drafter_new(&params, &small));
+    OK(aded_prompt_defaults(&prompt, sizeof prompt));
+    prompt.tokens = tokens;
+    prompt.n_tokens = 2;
+    for (uint32_t slot = 0; slot < 2; slot++) {
+        OK(aded_drafter_begin(small, slot, &prompt));
+    }
+    GIVES(ADED_NO_ROOM, aded_drafter_draft(small, slots, 2, 0, &n_rows));
+    OK(aded_drafter_draft(small, slots, 1, 0, &n_rows)); /* fewer slots, as the message says */
+    OK(aded_drafter_free(small)); /* a round under way does not keep it */
+}
+
+static void ignore(int32_t level, const char *text, void *user_data) {
+    (void) level;
+    (void) text;
+    (void) user_data;
+}
+
 static void messages(aded_drafter *drafter) {
     char small[8] = "untouch", message[256];
     size_t needed = 0;
@@ -264,11 +310,43 @@ static void messages(aded_drafter *drafter) {
     }
 }
 
+/* A handle that was freed, or never was one, is refused by everything that takes one. */
+static void freed(aded_drafter *drafter) {
+    aded_prompt prompt;
+    aded_stats stats;
+    const int32_t tokens[1] = {1};
+    const float values[1] = {1.0f};
+    int32_t number = 0;
+    uint32_t slot = 0;
+    size_t n = 0;
+    OK(aded_prompt_defaults(&prompt, sizeof prompt));
+    GIVES(ADED_NO_SUCH_HANDLE, aded_drafter_free(drafter));
+    GIVES(ADED_NO_SUCH_HANDLE, aded_drafter_begin(drafter, 0, &prompt));
+    GIVES(ADED_NO_SUCH_HANDLE, aded_drafter_end(drafter, 0));
+    GIVES(ADED_NO_SUCH_HANDLE, aded_drafter_draft(drafter, &slot, 1, 0, &n));
+    GIVES(ADED_NO_SUCH_HANDLE, aded_drafter_rows(drafter, 0, NULL, NULL, NULL, NULL, NULL, &n));
+    GIVES(ADED_NO_SUCH_HANDLE, aded_drafter_row_ids(drafter, 0, &number, 1, &n));
+    GIVES(ADED_NO_SUCH_HANDLE, aded_drafter_ops(drafter, NULL, 0, &n));
+    GIVES(ADED_NO_SUCH_HANDLE, aded_drafter_next_row(drafter, 0, &number));
+    GIVES(ADED_NO_SUCH_HANDLE, aded_drafter_look(drafter, 0, values, 1, NULL));
+    GIVES(ADED_NO_SUCH_HANDLE, aded_drafter_look_top(drafter, 0, tokens, values, 1));
+    GIVES(ADED_NO_SUCH_HANDLE, aded_drafter_accept(drafter, 0, 1, &number));
+    GIVES(ADED_NO_SUCH_HANDLE, aded_drafter_keep(drafter));
+    GIVES(ADED_NO_SUCH_HANDLE, aded_drafter_learn(drafter, NULL));
+    GIVES(ADED_NO_SUCH_HANDLE, aded_drafter_abort(drafter));
+    GIVES(ADED_NO_SUCH_HANDLE, aded_drafter_emitted(drafter, 0, &number, 1, &n));
+    GIVES(ADED_NO_SUCH_HANDLE, aded_drafter_finish(drafter, 0, &number));
+    GIVES(ADED_NO_SUCH_HANDLE, aded_drafter_stats(drafter, 0, &stats, sizeof stats));
+    GIVES(ADED_NO_SUCH_HANDLE, aded_drafter_forget(drafter));
+    GIVES(ADED_NO_SUCH_HANDLE, aded_drafter_set_corpus(drafter, NULL, NULL));
+    GIVES(ADED_NO_SUCH_HANDLE, aded_drafter_open_memory(drafter, "memory.aded", 1, 1));
+    GIVES(ADED_NO_SUCH_HANDLE, aded_drafter_save_memory(drafter));
+}
+
 int main(void) {
     aded_drafter_params params;
     aded_drafter *drafter = NULL, *forged = (aded_drafter *) (void *) &params;
     pthread_t threads[4];
-    size_t n = 0;
     if (aded_version() != (ADED_VERSION_MAJOR << 16 | ADED_VERSION_MINOR << 8 | ADED_VERSION_PATCH)) {
         return 1;
     }
@@ -281,6 +359,10 @@ int main(void) {
     numbers(drafter);
     order(drafter);
     messages(drafter);
+    rooms();
+    INVALID(aded_log_set(ignore, NULL, 9));
+    OK(aded_log_set(ignore, NULL, 5));
+    GIVES(ADED_WRONG_STATE, aded_log_set(ignore, NULL, 5)); /* once for each process */
     shared = drafter;
     for (int i = 0; i < 4; i++) {
         if (pthread_create(&threads[i], NULL, disturb, NULL) != 0) {
@@ -295,9 +377,7 @@ int main(void) {
         }
     }
     OK(aded_drafter_free(drafter));
-    GIVES(ADED_NO_SUCH_HANDLE, aded_drafter_free(drafter));
-    GIVES(ADED_NO_SUCH_HANDLE, aded_drafter_keep(drafter));
-    GIVES(ADED_NO_SUCH_HANDLE, aded_drafter_ops(drafter, NULL, 0, &n));
+    freed(drafter);
     GIVES(ADED_NO_SUCH_HANDLE, aded_drafter_free(forged));
     return 0;
 }

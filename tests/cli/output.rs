@@ -220,6 +220,13 @@ fn help_versions_and_completions() {
     {
         assert!(version.contains(part), "{part:?} is not in {version}");
     }
+    // A checkout names its commit. Where there is no git, or the sources came without it, nothing is said.
+    let root = env!("CARGO_MANIFEST_DIR");
+    let head = std::process::Command::new("git").args(["-C", root, "rev-parse", "--short=12", "HEAD"]).output();
+    if let Some(head) = head.ok().filter(|head| head.status.success() && Path::new(root).join(".git").exists()) {
+        let commit = format!("({})", String::from_utf8_lossy(&head.stdout).trim());
+        assert!(version.lines().next().is_some_and(|line| line.ends_with(&commit)), "{commit} is not in {version}");
+    }
     assert!(aded(&["--help"]).text().contains("learn"));
     assert!(aded(&["run", "--help"]).text().contains("--spec-budget"));
     for shell in ["bash", "zsh", "fish", "powershell"] {

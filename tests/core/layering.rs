@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// The layers from left to right; a module imports only from layers to its left, and from its own layer where `true` stands.
 const LAYERS: &[(&[&str], bool)] = &[
-    (&["token", "error", "cancel"], true),
+    (&["token", "error", "cancel", "log"], true),
     (&["config", "stats", "kernels", "representative", "sampling"], true),
     (&["draft"], false),
     (&["batch"], false),

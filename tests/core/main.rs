@@ -1,5 +1,6 @@
 //! The core without a real model: data suites, invariants, exactness on a scripted target.
 
+mod api;
 mod exact_mode;
 mod exactness;
 mod faults;

@@ -7,12 +7,13 @@ use serde_json::{Value, json};
 
 use super::report::ModelInfo;
 use crate::app::sha256;
+use crate::app::version::COMMIT;
 
-/// Versions and features. The commit is known to builds by `make`, which hands it over in `ADED_COMMIT`.
+/// Versions and features.
 pub(crate) fn build() -> Value {
     json!({
         "aded": env!("CARGO_PKG_VERSION"),
-        "commit": option_env!("ADED_COMMIT").unwrap_or("unknown"),
+        "commit": if COMMIT.is_empty() { "unknown" } else { COMMIT },
         "llama_cpp": llama::LLAMA_CPP_VERSION,
         "target_features": llama::TARGET_FEATURES,
         "system_info": llama::system_info().trim(),

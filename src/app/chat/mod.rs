@@ -370,7 +370,7 @@ impl Chat<'_> {
         }
         if self.n_answers > 0 {
             let mode = mode_name(self.session.decoder().config().draft.mode);
-            note(&format!("--spec {mode}, {}", resolve::circumstances(self.session.target())));
+            note(&format!("--spec {mode}, {}", resolve::manner(self.session.target())));
         }
     }
 }
