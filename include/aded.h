@@ -8,8 +8,8 @@
  *
  * What else a program links, on Linux (`pkg-config --static --libs aded-core` or `aded` says it for the machine at hand):
  *
- *     libaded_core.a: -lgcc_s -lutil -lrt -lpthread -lm -ldl -lc
- *     libaded.a: -lgomp -lstdc++ -lgcc_s -lutil -lrt -lpthread -lm -ldl -lc
+ *     libaded_core.a: -lutil -lrt -lpthread -lm -ldl -lc
+ *     libaded.a: -lgomp -lstdc++ -lutil -lrt -lpthread -lm -ldl -lc
  *
  * Rounds. A host that decodes by itself does this for each round, with one slot or several:
  *

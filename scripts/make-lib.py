@@ -62,8 +62,8 @@ def build(kind):
     found = re.search(r"native-static-libs: (.*)", done.stderr)
     if not found:
         sys.exit("make-lib: rustc did not say what else is to be linked")
-    # rustc names some twice, and libgcc_s where any C compiler brings its own.
-    libraries = list(dict.fromkeys(found.group(1).split()))
+    # rustc names some twice. Compilers bring libgcc_s by themselves, and under -static another one: there it does not exist.
+    libraries = [name for name in dict.fromkeys(found.group(1).split()) if name != "-lgcc_s"]
     return files, libraries, llama, soname
 
 

@@ -1,8 +1,9 @@
 //! Programs that link the core library alone.
 
+use std::path::Path;
 use std::process::Command;
 
-use super::{compile, libraries, linked, run, text};
+use super::{ROOT, compile, libraries, linked, run, text};
 
 #[test]
 fn a_host_with_a_memory_of_cells_decodes_what_it_decodes_plainly() {
@@ -30,4 +31,35 @@ fn misuse_is_answered_by_statuses() {
     arguments.extend(linked(&folder, "aded-core"));
     let program = compile("misuse", "cc", &["tests/capi/misuse.c"], &arguments);
     run(&mut Command::new(program));
+}
+
+/// What pkg-config says, or none where there is no pkg-config.
+fn pkg_config(arguments: &[&str]) -> Option<Vec<String>> {
+    let mut command = Command::new("pkg-config");
+    command.env("PKG_CONFIG_PATH", libraries("core").join("pkgconfig")).args(arguments).arg("aded-core");
+    command.output().ok()?;
+    Some(text(&run(&mut command)).split_whitespace().map(str::to_owned).collect())
+}
+
+#[test]
+fn programs_outside_the_repository_link_by_pkg_config() {
+    let folder = libraries("core");
+    let outside = tempfile::tempdir().expect("a folder");
+    let source = Path::new(ROOT).join("tests/capi/cells.c");
+    for (name, linkage) in [("shared", &[][..]), ("static", &["-static"])] {
+        // macOS has no programs without shared libraries.
+        let (Some(flags), false) = (
+            pkg_config(if name == "static" { &["--static", "--cflags", "--libs"] } else { &["--cflags", "--libs"] }),
+            cfg!(target_os = "macos") && name == "static",
+        ) else {
+            continue;
+        };
+        let program = outside.path().join(name);
+        let mut command = Command::new("cc");
+        command.current_dir(outside.path()).args(linkage).arg(&source).args(flags).arg("-o").arg(&program);
+        run(&mut command);
+        let mut command = Command::new(&program);
+        command.env("LD_LIBRARY_PATH", &folder).env("DYLD_LIBRARY_PATH", &folder);
+        assert!(text(&run(&mut command)).contains("all equal"), "{name}");
+    }
 }

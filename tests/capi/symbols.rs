@@ -51,8 +51,7 @@ fn the_core_names_no_symbol_of_llama_cpp() {
     assert_eq!(defined, declared(false), "functions in the archive, and in the header");
     if cfg!(target_os = "linux") {
         let exported = symbols(&folder.join("libaded_core.so"), &["-D", "--defined-only"]);
-        let exported: BTreeSet<_> =
-            exported.into_iter().map(|(name, _)| name).filter(|name| name.starts_with("aded_")).collect();
+        let exported: BTreeSet<_> = exported.into_iter().map(|(name, _)| name).collect();
         assert_eq!(exported, declared(false), "functions that the shared library exports");
     }
 }
@@ -69,6 +68,11 @@ fn the_full_library_has_every_function_of_the_header_and_llama_cpp() {
     assert!(missing.is_empty(), "{missing:?} are declared and not defined");
     assert!(declared(true).len() > declared(false).len() + 15, "the header guards what only the full library has");
     assert!(defined.contains("llama_decode"), "a host can take the llama.cpp inside as its own");
+    if cfg!(target_os = "linux") {
+        let exported = symbols(&folder.join("libaded.so"), &["-D", "--defined-only"]);
+        let exported: BTreeSet<_> = exported.into_iter().map(|(name, _)| name).collect();
+        assert_eq!(exported, declared(true), "the shared library keeps its llama.cpp to itself");
+    }
 }
 
 /// The list after `name: ` in the header's manual.
