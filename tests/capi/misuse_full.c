@@ -151,8 +151,8 @@ static void numbers(const char *path) {
         INVALID(aded_session_begin(session, tokens, 3, 1, &sampling));       \
     } while (0)
     REFUSES_SAMPLING(size, 1);
-    REFUSES_SAMPLING(top_p, 2.0f);
-    REFUSES_SAMPLING(temperature, zero / zero); /* not a number */
+    REFUSES_SAMPLING(top_p, zero / zero); /* not a number */
+    REFUSES_SAMPLING(temperature, 1.0f / zero);
     REFUSES_SAMPLING(repeat_penalty, -1.0f);
     REFUSES_SAMPLING(grammar, "root ::= (");
     REFUSES_SAMPLING(grammar, "\xff");
