@@ -26,7 +26,7 @@
  *
  * Statuses. Every function that can fail returns aded_status. Numbers keep their meaning for ever. aded_last_message
  * has the words. Nothing is printed, but for llama.cpp's own parser, which shows a wrong grammar on standard error. No
- * signal is raised, no exit or abort is called, errno is not touched. A panic in the library becomes ADED_INTERNAL.
+ * signal is raised, no exit or abort is called, and errno says nothing. A panic in the library becomes ADED_INTERNAL.
  *
  * Pointers. NULL where a function needs something is ADED_INVALID_ARGUMENT; where NULL is allowed, the function says
  * so. What is not NULL must be as large as the lengths beside it say. Nothing that the caller passes is kept after the
