@@ -223,7 +223,9 @@ fn help_versions_and_completions() {
     // A checkout names its commit. Where there is no git, or the sources came without it, nothing is said.
     let root = env!("CARGO_MANIFEST_DIR");
     let head = std::process::Command::new("git").args(["-C", root, "rev-parse", "--short=12", "HEAD"]).output();
-    if let Some(head) = head.ok().filter(|head| head.status.success() && std::path::Path::new(root).join(".git").exists()) {
+    if let Some(head) =
+        head.ok().filter(|head| head.status.success() && std::path::Path::new(root).join(".git").exists())
+    {
         let commit = format!("({})", String::from_utf8_lossy(&head.stdout).trim());
         assert!(version.lines().next().is_some_and(|line| line.ends_with(&commit)), "{commit} is not in {version}");
     }
