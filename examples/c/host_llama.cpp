@@ -48,7 +48,7 @@ int main(int argc, char ** argv) {
         return 2;
     }
     llama_log_set([](ggml_log_level level, const char * text, void *) {
-        if (level >= GGML_LOG_LEVEL_ERROR) {
+        if (level == GGML_LOG_LEVEL_ERROR) {
             std::fputs(text, stderr);
         }
     }, nullptr);

@@ -22,7 +22,7 @@ static const char *PROMPTS[N_SLOTS] = {
 
 static void quiet(enum ggml_log_level level, const char *text, void *data) {
     (void) data;
-    if (level >= GGML_LOG_LEVEL_ERROR) {
+    if (level == GGML_LOG_LEVEL_ERROR) {
         fputs(text, stderr);
     }
 }
