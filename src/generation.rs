@@ -97,12 +97,12 @@ impl<T: TargetModel> Session<T> {
 
     /// Starts a generation that [`advance`](Self::advance) runs, and ends an earlier one, for callers that cannot hold a borrow: the C
     /// interface, threads.
-    /// [`generate`](Self::generate) is the same with a handle that ends the generation when it is dropped.
+    /// [`generate`](Self::generate) is the same with a handle that ends the generation when it is dropped. A request that is refused
+    /// changes nothing: an earlier generation goes on.
     ///
     /// # Errors
     /// As [`generate`](Self::generate).
     pub fn begin(&mut self, request: &Request<'_>) -> Result<(), Error> {
-        self.end();
         let limits = self.target.limits();
         if request.prompt.is_empty() {
             return Err(Error::usage("the prompt is empty; give at least one token"));
@@ -120,6 +120,7 @@ impl<T: TargetModel> Session<T> {
                 token.0, limits.n_vocab
             )));
         }
+        self.end();
         let held = if self.is_unclean { &[] } else { self.sequence.reusable() };
         let common = request.prompt.iter().zip(held).take_while(|(new, old)| new == old).count();
         let mut reused = common.min(request.prompt.len() - 1);

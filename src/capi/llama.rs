@@ -349,13 +349,13 @@ pub unsafe extern "C" fn aded_session_begin(
         // SAFETY: as the caller promises.
         let (tokens, params) = unsafe { (array(tokens, n_tokens, "the array of tokens")?, sampling_of(sampling)?) };
         SESSIONS.with(session, |host| {
-            // Here and not before: while another thread is generating, its cancellation stands.
-            SESSIONS.with_shared(session, CancelFlag::reset)?;
             let prompt = tokens_of(tokens, host.model.n_vocab(), "the prompt")?;
             let mut sampler = SamplerChain::new(&host.model, &params)?;
             sampler.accept_prompt(&prompt)?;
             let request = Request { prompt: &prompt, n_max, end_tokens: &host.end_tokens };
             host.session.begin(&request)?;
+            // Here and not before: the cancellation of an earlier generation stands where this one does not begin.
+            SESSIONS.with_shared(session, CancelFlag::reset)?;
             host.sampler = sampler;
             host.characters = Detokenizer::new(host.model.clone(), false);
             host.text.clear();

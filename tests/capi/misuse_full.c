@@ -208,7 +208,12 @@ static void order(void) {
     OK(aded_session_begin(session, prompt, n_prompt, 8, NULL));
     OK(aded_session_next(session, tokens, MAX_TOKENS, &n));
     CHECK(n > 0);
+    /* A generation that cannot begin leaves the earlier one as it is. */
+    INVALID(aded_session_begin(session, prompt, 0, 8, NULL));
+    OK(aded_session_finish(session, &reason));
+    CHECK(reason == ADED_FINISH_NONE);
     OK(aded_session_cancel(session));
+    INVALID(aded_session_begin(session, prompt, 0, 8, NULL)); /* and its cancellation too */
     while (aded_session_next(session, tokens, MAX_TOKENS, &n) == ADED_OK && n > 0) {
     }
     OK(aded_session_finish(session, &reason));

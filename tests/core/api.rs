@@ -57,3 +57,19 @@ fn a_callback_and_a_flag_from_another_thread_stop_a_generation() {
     let finish = session.run(&request, &mut Greedy, |_| panic!("it was cancelled before")).expect("no fault");
     assert_eq!(finish, Finish::Cancelled);
 }
+
+#[test]
+fn a_request_that_is_refused_leaves_the_generation_under_way_alone() {
+    let mut session = Session::new(ScriptedModel::new(100, 2, 8.0, 1), Config::default()).expect("in range");
+    let request = Request { prompt: &[Token(1), Token(2)], n_max: 40, end_tokens: &[] };
+    session.begin(&request).expect("in range");
+    let mut n_tokens = 0;
+    while let Some(tokens) = session.advance(&mut Greedy).expect("no fault") {
+        n_tokens += tokens.len();
+        let empty = session.begin(&Request { prompt: &[], ..request }).expect_err("no prompt");
+        assert!(empty.is_usage());
+        let outside = session.begin(&Request { prompt: &[Token(100)], ..request }).expect_err("no such token");
+        assert!(outside.is_usage());
+    }
+    assert_eq!(n_tokens, 40);
+}
