@@ -238,8 +238,8 @@ impl Sequence {
         self.stats.n_shifts += 1;
     }
 
-    /// Nodes for which the context has cells, beside the root's. Each node takes one while it is verified, accepted or not.
-    /// Nodes that a draft may have: as many as the context has cells for, beside the root's, within the limit that was set. Each node takes one while it is verified, accepted or not.
+    /// Nodes that a draft may have: as many as the context has cells for, beside the root's, within the limit that was set. Each node
+    /// takes one while it is verified, accepted or not.
     pub(crate) fn max_nodes(&self) -> usize {
         self.n_ctx.saturating_sub(self.n_decoded + 1).min(self.draft_limit)
     }

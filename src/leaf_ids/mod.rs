@@ -119,6 +119,15 @@ impl LeafIds {
         }
     }
 
+    /// What the memory must hold between rounds: each id of the slot with its number of tokens, counted from position 0. `None` as long
+    /// as rows are under way.
+    pub fn held(&self, slot: Slot) -> Option<impl Iterator<Item = (u32, u32)> + '_> {
+        let main = self.main_id(slot);
+        let state = self.slots.get(slot.0 as usize).filter(|state| state.under_way.is_none())?;
+        let leaves = (main + 1..).zip(state.synced.iter().skip(1).copied());
+        Some(std::iter::once((main, state.n_committed)).chain(leaves))
+    }
+
     /// Makes `batch` the batch under way and says what must be done to the memory before it is decoded.
     ///
     /// # Errors

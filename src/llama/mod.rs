@@ -50,3 +50,22 @@ pub fn system_info() -> String {
 pub fn devices() -> Vec<(String, String)> {
     sys::devices()
 }
+
+#[cfg(test)]
+#[path = "../../fuzz/checks/text.rs"]
+mod fuzz_check;
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    /// What fuzzing found, and where it began; `fuzz/README.md` says how to look for more.
+    #[test]
+    fn fuzzed_texts_and_templates_are_characters_and_prompts_or_errors() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/regressions/text");
+        let files: Vec<_> = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect();
+        assert!(!files.is_empty());
+        files.iter().for_each(|file| super::fuzz_check::check(&fs::read(file).unwrap()));
+    }
+}

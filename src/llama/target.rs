@@ -162,6 +162,29 @@ impl Target {
         self.ids.n_committed(slot)
     }
 
+    /// Compares what llama.cpp holds of each sequence id with what the slots have committed: nothing may be missing, and nothing be left of
+    /// rows that were not accepted. For tests and for hosts that doubt their memory; slots with rows under way, and those whose memory a
+    /// failed call has destroyed and the next call makes anew, are passed over.
+    ///
+    /// # Errors
+    /// [`Error::is_target`] with the first id that differs.
+    pub fn check_sequences(&self) -> Result<(), Error> {
+        for slot in (0..self.limits.n_slots).map(Slot).filter(|&slot| !self.memory.is_lost(slot)) {
+            for (id, n_tokens) in self.ids.held(slot).into_iter().flatten() {
+                let held = self.context.positions(id);
+                // A state and a window say nothing of how far back they reach.
+                let begins = self.memory.kind != MemoryKind::Cells || held.is_none_or(|(first, _)| first == 0);
+                if !begins || held.map_or(0, |(_, last)| last + 1) != n_tokens {
+                    return Err(Error::target(format!(
+                        "sequence {id} holds the positions {held:?} in memory, but slot {} has {n_tokens} tokens for it",
+                        slot.0
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Times that llama.cpp could use its compute graph again: after a call with the same number of rows.
     pub fn n_graph_reuses(&self) -> u32 {
         self.context.n_graph_reuses()

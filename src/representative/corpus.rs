@@ -151,7 +151,7 @@ impl Corpus {
             .map(|facts| Summary {
                 n_contexts: n_pairs as u64,
                 n_successors: tri.successors.len() as u64 / 2,
-                n_bytes: words.len() as u64 * 4,
+                n_bytes: stored.n_words * 4,
                 ..facts
             })
             .ok_or("its facts end in the middle")?;

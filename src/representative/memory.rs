@@ -23,7 +23,7 @@ use crate::representative::calibrate::saved::WORDS as CALIBRATION_WORDS;
 use crate::representative::copy::CopyIndex;
 use crate::representative::overlay::{self, ONE};
 use crate::representative::rows::saved::{ROW_WORDS, n_rows, newer};
-use crate::representative::store::{self, Content, Fingerprint, Keep, Kept, Kind, Reason, Refused, Stored};
+use crate::representative::store::{self, Content, Fingerprint, Intake, Keep, Kept, Kind, Reason, Refused, Stored};
 use crate::representative::view::Representative;
 use crate::token::Token;
 
@@ -97,8 +97,12 @@ impl MemoryFile {
     /// Why the file cannot be used. A damaged one was set aside, and the text says so; one that holds something else is left alone.
     /// Nothing is known then that was not known before, and everything goes on without the file.
     pub fn load(&mut self, representative: &mut Representative) -> Result<bool, Error> {
-        let owner = self.owner;
-        self.keep.read(&mut |stored| merge(stored, Some(&owner), representative))
+        let mut merging = Merging::new(self.owner, representative);
+        let read = self.keep.read(&mut merging);
+        if merging.has_begun && read.is_err() {
+            representative.clear();
+        }
+        read
     }
 
     /// Saves what is known. If another process saved meanwhile, what it knew is added first.
@@ -108,7 +112,7 @@ impl MemoryFile {
     pub fn save(&mut self, representative: &mut Representative) -> Result<Kept, Error> {
         let (owner, max_bytes) = (self.owner, self.max_bytes);
         let known = std::cell::RefCell::new(representative);
-        self.keep.save(&mut |stored| merge(stored, Some(&owner), &mut known.borrow_mut()), &mut || {
+        self.keep.save(&mut |stored: &Stored| merge(stored, Some(&owner), &mut known.borrow_mut()), &mut || {
             content(&known.borrow(), &owner, max_bytes)
         })
     }
@@ -156,7 +160,7 @@ fn take(stored: &Stored, name: &str) -> Result<(Representative, MemorySummary), 
         .map_err(|refused| Error::format(format!("cannot use `{name}`: {}", refused.error)))?;
     let summary = MemorySummary {
         owner: owner_of(stored).map_err(|refused| refused.error)?,
-        n_bytes: stored.words.len() as u64 * 4,
+        n_bytes: stored.n_words * 4,
         n_overlay: n_rows(length(section::OVERLAY)),
         n_recall: n_rows(length(section::RECALL)),
         n_log_tokens: representative.log.tokens().len(),
@@ -181,7 +185,64 @@ fn owner_of(stored: &Stored) -> Result<Owner, Refused> {
     }
 }
 
-/// Adds a file's content to what is known. Nothing changes if the content is refused.
+/// Takes a file's content over into tables in which nothing is yet: their rows as they come, so that they need not be stored in between.
+/// If the file turns out to be of no use, the tables must be cleared again.
+struct Merging<'a> {
+    owner: Owner,
+    known: &'a mut Representative,
+    /// Nothing was known before.
+    is_blank: bool,
+    /// Rows were taken.
+    has_begun: bool,
+    n_vocab: u32,
+    /// The clocks of both tables' sections.
+    clocks: [Option<u32>; 2],
+    result: Result<(), String>,
+}
+
+impl<'a> Merging<'a> {
+    fn new(owner: Owner, known: &'a mut Representative) -> Self {
+        let is_blank = known.is_blank();
+        Self { owner, known, is_blank, has_begun: false, n_vocab: 0, clocks: [None; 2], result: Ok(()) }
+    }
+}
+
+impl Intake for Merging<'_> {
+    fn wants(&mut self, id: u32, n_vocab: u32) -> bool {
+        self.n_vocab = n_vocab;
+        self.is_blank && [section::OVERLAY, section::RECALL].contains(&id)
+    }
+
+    fn take(&mut self, id: u32, words: &[u32]) {
+        self.has_begun = true;
+        if self.result.is_ok() {
+            let clock = &mut self.clocks[usize::from(id == section::RECALL)];
+            self.result = merge_rows(id, clock, words, self.n_vocab, self.known);
+        }
+    }
+
+    fn finish(&mut self, stored: &Stored) -> Result<(), Refused> {
+        merge(stored, Some(&self.owner), self.known)?;
+        std::mem::replace(&mut self.result, Ok(())).map_err(damaged)
+    }
+}
+
+/// Adds a piece of the rows of one of the tables.
+fn merge_rows(
+    id: u32,
+    clock: &mut Option<u32>,
+    words: &[u32],
+    n_vocab: u32,
+    known: &mut Representative,
+) -> Result<(), String> {
+    if id == section::OVERLAY {
+        known.overlay.table_mut().merge_words(clock, words, n_vocab, overlay::tidy, overlay::merge)
+    } else {
+        known.recall.table_mut().merge_words(clock, words, n_vocab, |_| true, newer)
+    }
+}
+
+/// Adds a file's content to what is known. Nothing changes if the owner is another, or the log or the calibration is refused.
 fn merge(stored: &Stored, expected: Option<&Owner>, known: &mut Representative) -> Result<(), Refused> {
     let owner = owner_of(stored)?;
     if expected.is_some_and(|expected| *expected != owner) {
@@ -191,17 +252,9 @@ fn merge(stored: &Stored, expected: Option<&Owner>, known: &mut Representative) 
     let words = |id| stored.section(id).map_or(&[][..], |range| &stored.words[range]);
     let log = Log::new(words(section::LOG), words(section::LOG_STARTS), owner.n_vocab).map_err(damaged)?;
     let calibrations = calibrations(words(section::CALIBRATION)).map_err(damaged)?;
-    let rows = |table: u32, known: &mut Representative| {
-        let words = words(table);
-        if words.is_empty() {
-            Ok(())
-        } else if table == section::OVERLAY {
-            known.overlay.table_mut().merge_words(words, owner.n_vocab, overlay::tidy, overlay::merge)
-        } else {
-            known.recall.table_mut().merge_words(words, owner.n_vocab, |_| true, newer)
-        }
-    };
-    rows(section::OVERLAY, known).and_then(|()| rows(section::RECALL, known)).map_err(damaged)?;
+    for id in [section::OVERLAY, section::RECALL] {
+        merge_rows(id, &mut None, words(id), owner.n_vocab, known).map_err(damaged)?;
+    }
     log.add_to(&mut known.log);
     if let Some(saved) = calibrations {
         for (own, saved) in known.calibrations_mut().iter_mut().zip(saved) {

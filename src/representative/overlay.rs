@@ -76,9 +76,7 @@ impl Overlay {
 /// Brings a row from a file into order. False if no overlay can have written it.
 pub(crate) fn tidy(row: &mut Row) -> bool {
     for (weight, token) in row.weights.iter_mut().zip(row.tokens) {
-        if token == NO_TOKEN {
-            *weight = 0;
-        }
+        *weight = if token == NO_TOKEN { 0 } else { *weight };
     }
     row.total = row.weights.iter().map(|&weight| u32::from(weight)).sum();
     row.total <= MAX_TOTAL

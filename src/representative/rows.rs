@@ -92,6 +92,11 @@ impl RowTable {
         self.len() == 0
     }
 
+    /// True if nothing was ever written since the table was made or cleared: as [`is_empty`](Self::is_empty), at once.
+    pub(crate) fn is_unused(&self) -> bool {
+        self.clock == 0
+    }
+
     /// Forgets everything and keeps the memory.
     pub fn clear(&mut self) {
         self.rows.fill(Row::EMPTY);

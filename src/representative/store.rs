@@ -17,10 +17,11 @@
 //! | ... | the sections, each beginning at a multiple of 16 words, zeros between them |
 //! | last two | checksum over all words before it, low word first |
 //!
-//! Label, byte-order mark, version, length and checksum keep their places and their meaning in all versions, so that damage is told from
-//! progress. A reader skips sections whose id it does not know; so a later version may add sections without a new format version, and a later
+//! Label, byte-order mark, version, length and checksum keep their places and their meaning in all versions from 2 on, so that damage is
+//! told from progress; version 1 differs in how the checksum is computed, which took longer than all else that reading takes. A reader skips sections whose id it does not know; so a later version may add sections without a new format version, and a later
 //! kind is a new kind number with section ids of its own.
 
+mod checksum;
 mod keep;
 mod replace;
 pub(crate) mod spill;
@@ -33,6 +34,7 @@ use std::path::Path;
 
 use crate::error::Error;
 
+use checksum::Checksum;
 pub use keep::Kept;
 pub(crate) use keep::{Content, Keep};
 pub(crate) use replace::{Access, replace_file};
@@ -40,7 +42,9 @@ use spill::WordFile;
 
 const LABEL: [u8; 8] = *b"\x89ADED\r\n\x1a";
 const BYTE_ORDER: u32 = 0x0A0B_0C0D;
-const VERSION: u32 = 1;
+/// What is written. Files of version 1, which differ in the checksum alone, are read as well.
+const VERSION: u32 = 2;
+const OLDEST_VERSION: u32 = 1;
 const HEADER_WORDS: usize = 16;
 const ENTRY_WORDS: usize = 6;
 const CHECKSUM_WORDS: u64 = 2;
@@ -133,8 +137,33 @@ pub(crate) struct Stored {
     pub(crate) fingerprint: Fingerprint,
     /// The file's own checksum: tells whether a file is still the one that was read.
     pub(crate) checksum: u64,
+    /// The file's words, but for the sections that an [`Intake`] was given.
     pub(crate) words: Vec<u32>,
+    /// Length of the whole file.
+    pub(crate) n_words: u64,
     sections: Vec<(u32, Range<usize>)>,
+}
+
+/// Whoever takes a file in: as a whole once its frame is known to be sound, and sections of its choice before that, piece by piece. What
+/// is many megabytes long then need not be stored between the file and the table that it is made for.
+pub(crate) trait Intake {
+    /// True to be given a section's words as they are read. Nothing is known yet: the header may be altered.
+    fn wants(&mut self, _id: u32, _n_vocab: u32) -> bool {
+        false
+    }
+
+    /// Words of a section that was wanted: a multiple of 16, but for the end of it.
+    fn take(&mut self, _id: u32, _words: &[u32]) {}
+
+    /// The file, whose frame is sound; sections that were taken are empty in it.
+    fn finish(&mut self, stored: &Stored) -> Result<(), Refused>;
+}
+
+/// A function wants the whole file.
+impl<F: FnMut(&Stored) -> Result<(), Refused>> Intake for F {
+    fn finish(&mut self, stored: &Stored) -> Result<(), Refused> {
+        self(stored)
+    }
 }
 
 impl Stored {
@@ -146,6 +175,16 @@ impl Stored {
 
 /// Reads and checks a whole file. `expected` is the tokenizer that the caller's model has; `None` takes any.
 pub(crate) fn load(path: &Path, kind: Kind, expected: Option<Fingerprint>) -> Result<Stored, Refused> {
+    load_into(path, kind, expected, &mut |_: &Stored| Ok(()))
+}
+
+/// As [`load`], with an intake, which is to be asked to finish by the caller.
+fn load_into(
+    path: &Path,
+    kind: Kind,
+    expected: Option<Fingerprint>,
+    intake: &mut dyn Intake,
+) -> Result<Stored, Refused> {
     let name = path.display().to_string();
     let cannot = |source| Refused { reason: Reason::Io, error: Error::io(format!("cannot read `{name}`"), source) };
     let file = File::open(path).map_err(cannot)?;
@@ -154,16 +193,27 @@ pub(crate) fn load(path: &Path, kind: Kind, expected: Option<Fingerprint>) -> Re
         let text = format!("cannot read `{name}`: it is not a regular file; give the path of an aded file");
         return Err(Refused { reason: Reason::Foreign, error: Error::format(text) });
     }
-    read(file, meta.len(), &name, kind, expected)
+    read_into(file, meta.len(), &name, kind, expected, intake)
 }
 
 /// As [`load`], from any reader of `n_bytes` bytes; `name` is for error texts.
 pub(crate) fn read(
+    reader: impl Read,
+    n_bytes: u64,
+    name: &str,
+    kind: Kind,
+    expected: Option<Fingerprint>,
+) -> Result<Stored, Refused> {
+    read_into(reader, n_bytes, name, kind, expected, &mut |_: &Stored| Ok(()))
+}
+
+fn read_into(
     mut reader: impl Read,
     n_bytes: u64,
     name: &str,
     kind: Kind,
     expected: Option<Fingerprint>,
+    intake: &mut dyn Intake,
 ) -> Result<Stored, Refused> {
     let bad = |reason, what: String| Refused { reason, error: Error::format(format!("cannot use `{name}`: {what}")) };
     let damaged = |what: String| bad(Reason::Damaged, format!("{what}; {}", kind.way_out()));
@@ -191,19 +241,18 @@ pub(crate) fn read(
         return Err(damaged(format!("it is {what}: {n_bytes} bytes where its header promises {promised}")));
     }
 
-    let words = read_words(&mut reader, &header, n_words, name)?;
     // The checksum stands before all that follows: an altered byte shall not pass for another version, kind or tokenizer.
-    let body = words.len().saturating_sub(CHECKSUM_WORDS as usize).max(HEADER_WORDS.min(words.len()));
-    let mut sum = Checksum::new();
-    sum.add(&words[..body]);
-    let stored = words[body..].iter().rev().fold(0, |sum, &w| sum << 32 | u64::from(w));
-    if sum.value() != stored || words.len() - body != CHECKSUM_WORDS as usize {
-        return Err(damaged(format!("its contents were altered: checksum {:016x}, stored {stored:016x}", sum.value())));
+    let (mut words, sum, taken) = read_words(&mut reader, &header, n_words, name, intake)?;
+    let body = n_words - CHECKSUM_WORDS;
+    let stored = words.split_off(words.len() - CHECKSUM_WORDS as usize);
+    let stored = u64::from(stored[0]) | u64::from(stored[1]) << 32;
+    if sum != stored || body < HEADER_WORDS as u64 {
+        return Err(damaged(format!("its contents were altered: checksum {sum:016x}, stored {stored:016x}")));
     }
-    if word(3) != VERSION {
+    if !(OLDEST_VERSION..=VERSION).contains(&word(3)) {
         let way_out =
             if word(3) > VERSION { format!("update aded, or {}", kind.way_out()) } else { kind.way_out().into() };
-        let what = format!("its format version is {}, this aded reads version {VERSION}; {way_out}", word(3));
+        let what = format!("its format version is {}, this aded reads versions up to {VERSION}; {way_out}", word(3));
         return Err(bad(Reason::Others, what));
     }
     if word(4) != kind as u32 {
@@ -227,8 +276,14 @@ pub(crate) fn read(
             ),
         ));
     }
-    let sections = section_table(&words, word(10), body as u64).map_err(damaged)?;
-    Ok(Stored { n_vocab, fingerprint, checksum: stored, words, sections })
+    let mut sections = section_table(&words, word(10), body).map_err(damaged)?;
+    for (_, range) in &mut sections {
+        let start = range.start;
+        let before: usize = taken.iter().filter(|taken| taken.end <= start).map(Range::len).sum();
+        let is_taken = start < range.end && taken.contains(range);
+        *range = start - before..if is_taken { start } else { range.end } - before;
+    }
+    Ok(Stored { n_vocab, fingerprint, checksum: stored, words, n_words, sections })
 }
 
 fn section_table(words: &[u32], n_sections: u32, end: u64) -> Result<Vec<(u32, Range<usize>)>, String> {
@@ -249,26 +304,83 @@ fn section_table(words: &[u32], n_sections: u32, end: u64) -> Result<Vec<(u32, R
     Ok(sections)
 }
 
-/// Reads the rest of the file in pieces that stay in the cache while they are turned into words: the arrays then lie in memory as they
-/// lie in the file, aligned, on machines of either byte order.
-fn read_words(reader: &mut impl Read, header: &[u8], n_words: u64, name: &str) -> Result<Vec<u32>, Refused> {
+/// Reads the rest of the file in pieces that stay in the cache while they are turned into words and summed: the arrays then lie in memory as
+/// they lie in the file, aligned, on machines of either byte order. Gives the words but for sections that the intake took, the checksum
+/// over all words but the last two, and the places that were taken, rising.
+fn read_words(
+    reader: &mut impl Read,
+    header: &[u8; HEADER_WORDS * 4],
+    n_words: u64,
+    name: &str,
+    intake: &mut dyn Intake,
+) -> Result<(Vec<u32>, u64, Vec<Range<usize>>), Refused> {
     let io = |error| Refused { reason: Reason::Io, error };
+    let no_room = || io(Error::format(format!("cannot use `{name}`: {n_words} words do not fit into memory")));
+    let n_words = usize::try_from(n_words).map_err(|_| no_room())?;
+    let body = n_words.saturating_sub(CHECKSUM_WORDS as usize);
+    let mut chunk: Vec<u32> = Vec::with_capacity(CHUNK_BYTES / 4);
+    chunk.extend(header.as_chunks::<4>().0.iter().map(|&b| u32::from_le_bytes(b)));
+    let (n_vocab, n_sections) = (chunk[5], chunk[10]);
+    let mut sum = Checksum::new(chunk[3]);
     let mut words: Vec<u32> = Vec::new();
-    let room = usize::try_from(n_words).ok().and_then(|n| words.try_reserve_exact(n).ok());
-    if room.is_none() {
-        return Err(io(Error::format(format!("cannot use `{name}`: {n_words} words do not fit into memory"))));
+    let mut wanted: Option<Vec<(u32, Range<usize>)>> = None;
+    let (mut at, mut bytes) = (0, vec![0u8; CHUNK_BYTES]);
+    loop {
+        sum.add(&chunk[..chunk.len().min(body.saturating_sub(at))]);
+        hand_out(&chunk, at, wanted.as_deref().unwrap_or_default(), &mut words, intake);
+        at += chunk.len();
+        // The section table comes in a piece of its own, and all that follows it begins at a multiple of 16.
+        let n_head = (HEADER_WORDS + ENTRY_WORDS * n_sections.min(MAX_SECTIONS) as usize)
+            .next_multiple_of(ALIGN_WORDS as usize)
+            .min(n_words);
+        if at >= n_head && wanted.is_none() {
+            let found = wanted_sections(&words, n_sections, body, n_vocab, intake);
+            let n_taken: usize = found.iter().map(|(_, range)| range.len()).sum();
+            words.try_reserve_exact(n_words - n_taken - at).map_err(|_| no_room())?;
+            wanted = Some(found);
+        }
+        let n = (if at < n_head { n_head } else { n_words } - at).min(CHUNK_BYTES / 4);
+        if n == 0 {
+            break;
+        }
+        reader.read_exact(&mut bytes[..4 * n]).map_err(|e| io(Error::io(format!("cannot read `{name}`"), e)))?;
+        chunk.clear();
+        chunk.extend(bytes[..4 * n].as_chunks::<4>().0.iter().map(|&b| u32::from_le_bytes(b)));
     }
-    let mut extend = |bytes: &[u8]| words.extend(bytes.as_chunks::<4>().0.iter().map(|&b| u32::from_le_bytes(b)));
-    extend(header);
-    let mut left = n_words.saturating_mul(4).saturating_sub(header.len() as u64);
-    let mut chunk = vec![0u8; CHUNK_BYTES.min(usize::try_from(left).unwrap_or(CHUNK_BYTES))];
-    while left > 0 {
-        let n = chunk.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        reader.read_exact(&mut chunk[..n]).map_err(|e| io(Error::io(format!("cannot read `{name}`"), e)))?;
-        extend(&chunk[..n]);
-        left -= n as u64;
+    Ok((words, sum.value(), wanted.unwrap_or_default().into_iter().map(|(_, range)| range).collect()))
+}
+
+/// The sections that the intake wants, rising; none where sections overlap or are out of place: that is told from the whole file.
+fn wanted_sections(
+    words: &[u32],
+    n_sections: u32,
+    body: usize,
+    n_vocab: u32,
+    intake: &mut dyn Intake,
+) -> Vec<(u32, Range<usize>)> {
+    let mut sections = section_table(words, n_sections, body as u64).unwrap_or_default();
+    sections.retain(|(_, range)| range.start < range.end);
+    sections.sort_unstable_by_key(|(_, range)| range.start);
+    let is_apart = sections.windows(2).all(|pair| pair[0].1.end <= pair[1].1.start && pair[0].0 != pair[1].0);
+    sections.retain(|(id, range)| {
+        is_apart && range.start.is_multiple_of(ALIGN_WORDS as usize) && intake.wants(*id, n_vocab)
+    });
+    sections
+}
+
+/// Gives the intake what it wants of the words from place `at` on, and keeps the others.
+fn hand_out(chunk: &[u32], at: usize, wanted: &[(u32, Range<usize>)], words: &mut Vec<u32>, intake: &mut dyn Intake) {
+    let mut done = 0;
+    for (id, range) in wanted {
+        let here = |place: usize| place.clamp(at + done, at + chunk.len()) - at;
+        let (begin, end) = (here(range.start), here(range.end));
+        if begin < end {
+            words.extend_from_slice(&chunk[done..begin]);
+            intake.take(*id, &chunk[begin..end]);
+            done = end;
+        }
     }
-    Ok(words)
+    words.extend_from_slice(&chunk[done..]);
 }
 
 fn read_up_to(reader: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<usize> {
@@ -332,7 +444,7 @@ pub(crate) fn write(
     header[10] = sections.len() as u32;
 
     let mut out =
-        WordWriter { writer, name, sum: Checksum::new(), n_written: 0, bytes: Vec::with_capacity(CHUNK_BYTES) };
+        WordWriter { writer, name, sum: Checksum::new(VERSION), n_written: 0, bytes: Vec::with_capacity(CHUNK_BYTES) };
     out.put(&header)?;
     out.put(&table)?;
     for (_, words) in sections {
@@ -379,30 +491,10 @@ fn cannot_write(name: &str, source: std::io::Error) -> Error {
     Error::io(format!("cannot write `{name}`: the old file, if there was one, is unchanged"), source)
 }
 
-/// A 64-bit sum over words. Every step is a bijection of the state, so one altered word always changes the sum; several cancel out with
-/// a chance of 2^-64. It guards against accidents, not against forgery.
-struct Checksum(u64);
-
-impl Checksum {
-    fn new() -> Self {
-        Self(0x6164_6564_7374_6f72)
-    }
-
-    fn add(&mut self, words: &[u32]) {
-        for &word in words {
-            self.0 = (self.0 ^ u64::from(word)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
-        }
-    }
-
-    fn value(&self) -> u64 {
-        self.0
-    }
-}
-
 /// The checksum of a file's words, for tests that forge files.
 #[cfg(test)]
 pub(crate) fn checksum(words: &[u32]) -> u64 {
-    let mut sum = Checksum::new();
+    let mut sum = Checksum::new(words[3]);
     sum.add(words);
     sum.value()
 }

@@ -52,6 +52,14 @@ impl Representative {
         &self.overlay
     }
 
+    /// True if nothing was learnt since it was made or cleared.
+    pub(crate) fn is_blank(&self) -> bool {
+        self.overlay.table().is_unused()
+            && self.recall.table().is_unused()
+            && self.log.tokens().is_empty()
+            && self.calibrations.iter().all(|calibration| calibration.n_outcomes() == 0.0)
+    }
+
     /// Forgets everything learnt; a corpus stays.
     pub fn clear(&mut self) {
         self.overlay.clear();

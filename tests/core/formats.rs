@@ -29,20 +29,20 @@ fn write() {
     let options = BuildOptions::new(40, OWNER.tokenizer, scratch.path());
     let mut builder = CorpusBuilder::new(options).expect("valid");
     builder.push_document(&text()).expect("in the vocabulary");
-    builder.finish(at("corpus-1.aded"), &mut |_| ControlFlow::Continue(())).expect("written");
+    builder.finish(at("corpus-2.aded"), &mut |_| ControlFlow::Continue(())).expect("written");
     let mut session = Session::new(ScriptedModel::new(40, 2, 12.0, 9), Config::default()).expect("valid");
     let request = Request { prompt: &text(), n_max: 12, end_tokens: &[] };
     let mut greedy = Greedy;
     session.generate(&request, &mut greedy).expect("starts").for_each(|token| _ = token.expect("decodes"));
     let known = session.decoder_mut().representative_mut();
-    MemoryFile::new(at("memory-1.aded"), OWNER, MAX_BYTES, true).save(known).expect("written");
+    MemoryFile::new(at("memory-2.aded"), OWNER, MAX_BYTES, true).save(known).expect("written");
     let mut table = CostTable::default();
     for round in 0..60 {
         let rows = [1, 2, 8][round % 3];
         table.observe(rows, 100, 4.0 + rows as f32, 1, 0.5);
     }
-    TimesFile::new(at("times-1.aded"), 77, true).save(&mut table).expect("written");
-    for name in ["corpus-1.aded", "memory-1.aded", "times-1.aded"] {
+    TimesFile::new(at("times-2.aded"), 77, true).save(&mut table).expect("written");
+    for name in ["corpus-2.aded", "memory-2.aded", "times-2.aded"] {
         std::fs::create_dir_all(path("")).expect("a folder");
         std::fs::copy(at(name), path(name)).expect("copied");
     }
@@ -53,23 +53,26 @@ fn files_of_earlier_versions_are_read() {
     if std::env::var_os("ADED_WRITE_FORMATS").is_some() {
         write();
     }
-    let corpus = Corpus::load(path("corpus-1.aded"), Some(OWNER.tokenizer)).expect("version 1");
-    let counts: Vec<_> = corpus.successors3(Token(1), Token(2)).counts().collect();
-    assert_eq!((counts, corpus.n_vocab()), (vec![(Token(3), 2), (Token(4), 1)], 40));
+    for version in 1..=2 {
+        let file = |kind: &str| path(&format!("{kind}-{version}.aded"));
+        let corpus = Corpus::load(file("corpus"), Some(OWNER.tokenizer)).expect("a corpus");
+        let counts: Vec<_> = corpus.successors3(Token(1), Token(2)).counts().collect();
+        assert_eq!((counts, corpus.n_vocab()), (vec![(Token(3), 2), (Token(4), 1)], 40));
 
-    let file = path("memory-1.aded");
-    let summary = memory::summary(&file).expect("version 1");
-    assert_eq!((summary.owner, summary.n_log_documents, summary.n_log_tokens), (OWNER, 1, 22));
-    assert_eq!(memory::texts(&file).expect("version 1")[0][..10], text());
-    let mut session = Session::new(ScriptedModel::new(40, 2, 12.0, 9), Config::default()).expect("valid");
-    let known = session.decoder_mut().representative_mut();
-    assert!(MemoryFile::new(&file, OWNER, MAX_BYTES, false).load(known).expect("version 1"));
-    assert!(known.overlay().pair(Token(1), Token(2)).is_some_and(|row| row.iter().any(|(token, _)| token == Token(3))));
+        let summary = memory::summary(file("memory")).expect("a memory");
+        assert_eq!((summary.owner, summary.n_log_documents, summary.n_log_tokens), (OWNER, 1, 22));
+        assert_eq!(memory::texts(file("memory")).expect("a memory")[0][..10], text());
+        let mut session = Session::new(ScriptedModel::new(40, 2, 12.0, 9), Config::default()).expect("valid");
+        let known = session.decoder_mut().representative_mut();
+        assert!(MemoryFile::new(file("memory"), OWNER, MAX_BYTES, false).load(known).expect("a memory"));
+        let row = known.overlay().pair(Token(1), Token(2)).expect("counted");
+        assert!(row.iter().any(|(token, _)| token == Token(3)));
 
-    let mut table = CostTable::default();
-    assert!(TimesFile::new(path("times-1.aded"), 77, false).load(&mut table).expect("version 1"));
-    for rows in [1usize, 2, 8] {
-        let ms = table.measured_ms(rows, 100).expect("saved");
-        assert!((ms - 4.0 - rows as f32).abs() < 0.5, "{rows} rows: {ms}");
+        let mut table = CostTable::default();
+        assert!(TimesFile::new(file("times"), 77, false).load(&mut table).expect("times"));
+        for rows in [1usize, 2, 8] {
+            let ms = table.measured_ms(rows, 100).expect("saved");
+            assert!((ms - 4.0 - rows as f32).abs() < 0.5, "version {version}, {rows} rows: {ms}");
+        }
     }
 }

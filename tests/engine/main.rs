@@ -14,6 +14,8 @@ mod real;
 mod rounds;
 mod sampling;
 mod sessions;
+mod soak;
+mod soak_cases;
 mod text;
 
 use std::sync::{Arc, OnceLock};

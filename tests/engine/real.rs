@@ -16,7 +16,7 @@ use tracing::field::{Field, Visit};
 use tracing::span;
 
 pub const SMOLLM2: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
-const GEMMA3: &str = "gemma-3-270m-q4_k_m.gguf";
+pub const GEMMA3: &str = "gemma-3-270m-q4_k_m.gguf";
 
 pub fn load(name: &str) -> Arc<Model> {
     let store = env::var_os("ADED_MODELS").map(PathBuf::from).or_else(|| {

@@ -230,3 +230,46 @@ fn a_prompt_larger_than_the_physical_batch_and_a_shared_beginning() {
     target.truncate(Slot(0), 0).unwrap();
     assert_eq!(prompt(&mut target, Slot(0), &other), continued);
 }
+
+#[test]
+fn trees_with_all_the_sequences_that_there_are() {
+    // 256 ids, and drafts on the last slot's, all of them siblings.
+    let params = ContextParams { n_slots: 4, max_leaves: 64, ..small() };
+    let mut target = Target::new(tiny(), &params).unwrap();
+    let (start, truth) = clear_prompts(1, 120).remove(0);
+    let (slot, mut random) = (Slot(3), Weights::new(5));
+    let mut output = vec![prompt(&mut target, slot, &start)];
+    let mut batch = DraftBatch::new();
+    let mut n_accepted = 0;
+    while output.len() + 1 < truth.len() {
+        let place = random.below(63);
+        let mut draft = DraftTree::new();
+        for leaf in 0..63 {
+            let next = truth[output.len()];
+            let token = if leaf == place { next } else { Token((next.0 + 1 + leaf) % N_VOCAB) };
+            draft.add(None, token, 0.01);
+        }
+        batch.clear();
+        let root = batch.push_draft(slot, Pos(target.n_committed(slot)), output[output.len() - 1], &draft);
+        target.decode(&batch).unwrap();
+        let (last, bonus) = walk(&target, &batch, root);
+        n_accepted += usize::from(last != root);
+        output.extend(&path(&batch, last)[1..]);
+        output.push(bonus);
+        target.keep(slot, last).unwrap();
+        target.check_sequences().unwrap();
+    }
+    assert_eq!(output, truth[..output.len()]);
+    assert_eq!(n_accepted, (output.len() - 1) / 2, "each draft holds the truth");
+    // One leaf more than there are ids is refused, and nothing has changed.
+    let mut few = Target::new(tiny(), &ContextParams { max_leaves: 4, ..small() }).unwrap();
+    let first = prompt(&mut few, Slot(0), &start);
+    let mut wide = DraftTree::new();
+    (0..5).for_each(|token| _ = wide.add(None, Token(token), 0.1));
+    batch.clear();
+    batch.push_draft(Slot(0), Pos(start.len() as u32), first, &wide);
+    let error = few.decode(&batch).unwrap_err();
+    assert!(error.to_string().contains("has 5 leaves, more than 4"), "{error}");
+    few.check_sequences().unwrap();
+    assert_eq!(prompt(&mut few, Slot(0), &[first]), truth[1]);
+}

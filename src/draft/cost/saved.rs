@@ -57,7 +57,7 @@ impl TimesFile {
     /// # Errors
     /// Why the file cannot be used; a damaged one was set aside. Times are then learnt as if there were none.
     pub fn load(&mut self, table: &mut CostTable) -> Result<bool, Error> {
-        self.keep.read(&mut |stored| table.merge(stored))
+        self.keep.read(&mut |stored: &Stored| table.merge(stored))
     }
 
     /// Saves all times. Sizes that another process saved meanwhile and this one did not measure are kept.
@@ -66,7 +66,7 @@ impl TimesFile {
     /// If the file cannot be written; it is then as it was before.
     pub fn save(&mut self, table: &mut CostTable) -> Result<Kept, Error> {
         let table = std::cell::RefCell::new(table);
-        self.keep.save(&mut |stored| table.borrow_mut().merge(stored), &mut || table.borrow().content())
+        self.keep.save(&mut |stored: &Stored| table.borrow_mut().merge(stored), &mut || table.borrow().content())
     }
 }
 

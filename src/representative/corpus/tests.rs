@@ -220,7 +220,7 @@ fn every_fault_of_a_file_has_its_text() {
         ("does not begin like", load_error(b"hi")),
         ("not even a header", load_error(&good.bytes()[..40])),
         ("byte-order mark is 0d0c0b0a", with(|f| f.0[2] = f.0[2].swap_bytes())),
-        ("format version is 2, this aded reads version 1; update aded", with(|f| f.0[3] = 2)),
+        ("format version is 3, this aded reads versions up to 2; update aded", with(|f| f.0[3] = 3)),
         ("truncated: 64 bytes where its header promises", load_error(&good.bytes()[..64])),
         ("truncated", load_error(&good.bytes()[..good.bytes().len() - 1])),
         ("altered", load_error(&[good.bytes(), vec![0]].concat())),

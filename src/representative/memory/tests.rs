@@ -190,6 +190,56 @@ fn every_altered_bit_and_every_cut_is_found() {
     }
 }
 
+/// Rows are taken from the file while it is read; one that turns out to be spoilt leaves nothing behind.
+#[test]
+fn a_file_that_is_refused_at_its_end_leaves_nothing_behind() {
+    let (_folder, path, _) = saved();
+    let good = words(&path);
+    let refused = |words: &[u32]| {
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        fs::write(&path, bytes).unwrap();
+        let mut fresh = session();
+        assert!(file(&path).load(known(&mut fresh)).unwrap_err().is_format());
+        assert!(known(&mut fresh).is_blank() && counts(known(&mut fresh)) == (0, 0, 0));
+        learn(&mut fresh, 1)
+    };
+    let cold = learn(&mut session(), 1);
+    let mut altered = good.clone();
+    altered[good.len() - 3] ^= 1;
+    assert_eq!(refused(&altered), cold, "the last word is altered");
+    let entry = (16..).step_by(6).find(|&at| good[at] == section::OVERLAY).unwrap();
+    let mut out_of_range = good.clone();
+    // The last row of the overlay has a token that is none.
+    out_of_range[(good[entry + 2] + good[entry + 4]) as usize - 12] = 300;
+    let sealed = seal(out_of_range);
+    let sealed: Vec<u32> = sealed.as_chunks::<4>().0.iter().map(|&bytes| u32::from_le_bytes(bytes)).collect();
+    assert_eq!(refused(&sealed), cold, "a row is out of range");
+}
+
+#[test]
+fn sections_in_another_order_or_place_are_read_as_well() {
+    let (_folder, path, mut first) = saved();
+    let good = words(&path);
+    let entries: Vec<usize> = (16..).step_by(6).take(good[10] as usize).collect();
+    // The table of sections turned round: what it says stays the same.
+    let mut turned = good.clone();
+    for (at, from) in entries.iter().zip(entries.iter().rev()) {
+        turned[*at..at + 6].copy_from_slice(&good[*from..from + 6]);
+    }
+    // One word further, so that no section begins at a multiple of 16.
+    let mut moved: Vec<u32> = good[..16 + 6 * entries.len()].to_vec();
+    moved.push(0);
+    moved.extend(&good[16 + 6 * entries.len()..]);
+    entries.iter().for_each(|at| moved[at + 2] += 1);
+    moved[8] += 1;
+    for words in [turned, moved] {
+        fs::write(&path, seal(words)).unwrap();
+        let mut back = session();
+        assert!(file(&path).load(known(&mut back)).unwrap());
+        assert_eq!(counts(known(&mut back)), counts(known(&mut first)));
+    }
+}
+
 #[test]
 fn the_size_is_capped_and_what_is_new_stays() {
     let folder = tempfile::tempdir().unwrap();

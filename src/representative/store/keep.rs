@@ -6,7 +6,7 @@ use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use super::replace::{Access, remove_leftovers, replace_file};
-use super::{CHECKSUM_WORDS, Fingerprint, Kind, Reason, Refused, Stored, Words, load, write};
+use super::{CHECKSUM_WORDS, Fingerprint, Intake, Kind, Reason, Refused, Words, load_into, write};
 use crate::error::Error;
 
 /// How an attempt to save ended.
@@ -47,12 +47,12 @@ impl Keep {
         &self.path
     }
 
-    /// Reads the file and lets `check` take from it what it needs; false if there is none. A damaged one is set aside, so that the next
+    /// Reads the file and lets `intake` take from it what it needs; false if there is none. A damaged one is set aside, so that the next
     /// save begins anew; one that is of use to somebody else stays, and will not be replaced.
     ///
     /// # Errors
     /// Why the file cannot be used, and what became of it.
-    pub(crate) fn read(&mut self, check: &mut dyn FnMut(&Stored) -> Result<(), Refused>) -> Result<bool, Error> {
+    pub(crate) fn read(&mut self, intake: &mut dyn Intake) -> Result<bool, Error> {
         let is_nothing = fs::metadata(&self.path).map_or_else(
             |error| error.kind() == std::io::ErrorKind::NotFound,
             // An empty file was made by somebody who wanted its name.
@@ -61,9 +61,9 @@ impl Keep {
         if is_nothing {
             return Ok(false);
         }
-        let checked = load(&self.path, self.kind, Some(self.fingerprint)).and_then(|stored| {
+        let checked = load_into(&self.path, self.kind, Some(self.fingerprint), intake).and_then(|stored| {
             let name = self.path.display();
-            check(&stored).map_err(|Refused { reason, error }| {
+            intake.finish(&stored).map_err(|Refused { reason, error }| {
                 let text = format!("cannot use `{name}`: {error}");
                 Refused { reason, error: Error::format(text) }
             })?;
@@ -106,11 +106,7 @@ impl Keep {
     ///
     /// # Errors
     /// If the file cannot be written; it then is what it was.
-    pub(crate) fn save(
-        &mut self,
-        merge: &mut dyn FnMut(&Stored) -> Result<(), Refused>,
-        content: &mut dyn FnMut() -> Content,
-    ) -> Result<Kept, Error> {
+    pub(crate) fn save(&mut self, merge: &mut dyn Intake, content: &mut dyn FnMut() -> Content) -> Result<Kept, Error> {
         if self.hands_off {
             let name = self.path.display();
             return Err(Error::format(format!("cannot write `{name}`: it holds something else, which stays as it is")));
