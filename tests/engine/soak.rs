@@ -28,6 +28,9 @@ use super::soak_cases::{Case, Setup, case, pick, setup};
 /// What anonymous memory may differ by between the first and the last third: contexts come and go, and the allocator keeps some of it.
 const SLACK_KIB: u64 = 24 << 10;
 
+/// Requests that are made in any case, however slow the machine: too few say nothing.
+const LEAST_REQUESTS: u64 = 24;
+
 /// Takes note of how close the two best logits of each row are.
 struct Watching<'a> {
     chain: &'a mut SamplerChain,
@@ -166,6 +169,10 @@ struct Soak {
 }
 
 impl Soak {
+    fn is_over(&self, end: Instant) -> bool {
+        Instant::now() >= end && self.tally.requests >= LEAST_REQUESTS
+    }
+
     /// A context, some requests in it, and what was learnt kept.
     fn session(&mut self, end: Instant) {
         let mut setup = setup(&mut self.random, true);
@@ -185,7 +192,7 @@ impl Soak {
         drafting.set_cancel_flag(flag.clone());
         let mut before = Vec::new();
         for _ in 0..self.random.random_range(3..12) {
-            if Instant::now() >= end {
+            if self.is_over(end) {
                 break;
             }
             before = self.request(&mut drafting, &mut plain, &setup, &flag, &before);
@@ -293,7 +300,7 @@ fn soak_the_model_of_the_environment() {
     let end = begun + Duration::from_secs_f64(minutes * 60.0);
     let mut memory = Vec::new();
     let mut told = begun;
-    while Instant::now() < end {
+    while !soak.is_over(end) {
         soak.session(end);
         memory.extend(resident_kib());
         if told.elapsed() > Duration::from_secs(120) {

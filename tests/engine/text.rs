@@ -32,6 +32,40 @@ fn text_survives_the_way_there_and_back() {
 }
 
 #[test]
+fn any_bytes_are_a_prompt_or_an_error() {
+    let model = tiny();
+    let mut random = gguf::Weights::new(17);
+    let names: [&[u8]; 6] = [b"<s>", b"</s>", b"<|turn|>", b"\0", "\u{2581}".as_bytes(), b"<0x"];
+    let (mut n_prompts, mut n_errors) = (0, 0);
+    for round in 0..3000 {
+        let mut bytes = Vec::new();
+        for _ in 0..random.below(40) {
+            match random.below(4) {
+                0 => bytes.extend_from_slice(names[random.below(names.len() as u32) as usize]),
+                // Half of the rounds are text, the others any bytes.
+                _ if round % 2 == 0 => {
+                    let character = char::from_u32(random.below(0x11_0000)).unwrap_or('x');
+                    bytes.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
+                }
+                _ => bytes.push(random.below(256) as u8),
+            }
+        }
+        match model.tokenize_prompt(&bytes) {
+            Ok(tokens) => {
+                n_prompts += 1;
+                assert!(tokens.iter().all(|token| token.0 < N_VOCAB), "{bytes:?}");
+                model.detokenize(&tokens, true).unwrap();
+            }
+            Err(error) => {
+                n_errors += 1;
+                assert!(error.is_usage() && std::str::from_utf8(&bytes).is_err(), "{bytes:?}: {error}");
+            }
+        }
+    }
+    assert!(n_prompts > 1500 && n_errors > 500, "{n_prompts} prompts, {n_errors} errors");
+}
+
+#[test]
 fn prompts_begin_with_one_begin_token() {
     let model = tiny();
     let (begin, end) = (model.begin_token().unwrap(), model.end_token().unwrap());
