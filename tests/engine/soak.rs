@@ -29,7 +29,7 @@ use super::soak_cases::{Case, Setup, case, pick, setup};
 const SLACK_KIB: u64 = 24 << 10;
 
 /// Requests that are made in any case, however slow the machine: too few say nothing.
-const LEAST_REQUESTS: u64 = 24;
+const LEAST_REQUESTS: u64 = 12;
 
 /// Takes note of how close the two best logits of each row are.
 struct Watching<'a> {
