@@ -2,6 +2,9 @@
 //! themselves; `answers` needs the models that `make models` fetches.
 
 mod answers;
+#[path = "../engine/models.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod architectures;
 mod bench;
 mod chat;
 mod corpus;

@@ -1,5 +1,6 @@
 //! What goes where: text, statistics, JSON, colours, files.
 
+use crate::architectures::Architecture;
 use crate::{aded, folder, outcome, piped, program, tiny, write};
 
 /// Memory of 32 bits and attention step by step: the noise between batch shapes stays near 3e-5, far below the distance between the
@@ -30,6 +31,24 @@ fn only_the_text_is_on_standard_output() {
         {
             assert_eq!(run(flags).text(), text, "{flags:?}");
         }
+    }
+}
+
+#[test]
+fn the_kind_of_memory_and_the_drafts_that_it_takes_are_said() {
+    let folder = folder();
+    for (architecture, drafts) in [
+        (Architecture::Llama, "tree"),
+        (Architecture::Gemma3, "tree"),
+        (Architecture::Mamba, "chain (a state, saved and run forward again)"),
+        (Architecture::Lfm2, "chain (a state with 8 snapshots)"),
+    ] {
+        let model = write(folder.path(), "model.gguf", architecture.gguf(7).bytes());
+        let inspected = aded(&["inspect", &model]).text();
+        let line = inspected.lines().find(|line| line.starts_with("drafts")).unwrap_or_default();
+        assert!(line.ends_with(drafts), "{architecture:?}: {line}");
+        let run = aded(&["run", "-m", &model, "-p", "the hen", "-n", "12", "--spec", "on", "--stats"]);
+        assert!(run.stderr.contains(&format!("drafts: {drafts}, ")), "{architecture:?}: {}", run.stderr);
     }
 }
 
