@@ -242,7 +242,7 @@ fn read_into(
     }
 
     // The checksum stands before all that follows: an altered byte shall not pass for another version, kind or tokenizer.
-    let (mut words, sum, taken) = read_words(&mut reader, &header, n_words, name, intake)?;
+    let WordsRead { mut words, sum, taken } = read_words(&mut reader, &header, n_words, name, intake)?;
     let body = n_words - CHECKSUM_WORDS;
     let stored = words.split_off(words.len() - CHECKSUM_WORDS as usize);
     let stored = u64::from(stored[0]) | u64::from(stored[1]) << 32;
@@ -304,16 +304,25 @@ fn section_table(words: &[u32], n_sections: u32, end: u64) -> Result<Vec<(u32, R
     Ok(sections)
 }
 
+/// What reading a file gave.
+struct WordsRead {
+    /// The words but for those that the intake took.
+    words: Vec<u32>,
+    /// Checksum over all words but the last two.
+    sum: u64,
+    /// Places that were taken, rising.
+    taken: Vec<Range<usize>>,
+}
+
 /// Reads the rest of the file in pieces that stay in the cache while they are turned into words and summed: the arrays then lie in memory as
-/// they lie in the file, aligned, on machines of either byte order. Gives the words but for sections that the intake took, the checksum
-/// over all words but the last two, and the places that were taken, rising.
+/// they lie in the file, aligned, on machines of either byte order.
 fn read_words(
     reader: &mut impl Read,
     header: &[u8; HEADER_WORDS * 4],
     n_words: u64,
     name: &str,
     intake: &mut dyn Intake,
-) -> Result<(Vec<u32>, u64, Vec<Range<usize>>), Refused> {
+) -> Result<WordsRead, Refused> {
     let io = |error| Refused { reason: Reason::Io, error };
     let no_room = || io(Error::format(format!("cannot use `{name}`: {n_words} words do not fit into memory")));
     let n_words = usize::try_from(n_words).map_err(|_| no_room())?;
@@ -347,7 +356,8 @@ fn read_words(
         chunk.clear();
         chunk.extend(bytes[..4 * n].as_chunks::<4>().0.iter().map(|&b| u32::from_le_bytes(b)));
     }
-    Ok((words, sum.value(), wanted.unwrap_or_default().into_iter().map(|(_, range)| range).collect()))
+    let taken = wanted.unwrap_or_default().into_iter().map(|(_, range)| range).collect();
+    Ok(WordsRead { words, sum: sum.value(), taken })
 }
 
 /// The sections that the intake wants, rising; none where sections overlap or are out of place: that is told from the whole file.
