@@ -18,7 +18,7 @@ use rustyline::{CompletionType, Config, Context, Editor, Helper};
 use super::args::HistoryArgs;
 use super::command::{HELP, is_open};
 use super::settings;
-use crate::app::{output, prompt};
+use crate::app::{interrupt, output, prompt};
 
 const PROMPT: &str = "> ";
 
@@ -51,6 +51,7 @@ impl Input {
         if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
             return Ok(Self::Pipe { n_lines: 0, has_prompt: io::stdin().is_terminal() });
         }
+        interrupt::keep_terminal();
         // A line that begins with a space is not kept, as in shells.
         let config = Config::builder()
             .max_history_size(HISTORY_LINES)
