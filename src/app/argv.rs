@@ -273,9 +273,12 @@ fn beaten(matches: &ArgMatches) -> Result<Option<&'static [&'static str]>, aded:
 
 /// The command and all its subcommands with flags that no environment variable sets.
 fn without_environment(command: Command, ids: &'static [&'static str]) -> Command {
-    let command = command.mut_args(|argument| {
-        if ids.contains(&argument.get_id().as_str()) { argument.env(None::<&str>) } else { argument }
-    });
+    let command =
+        command.mut_args(
+            |argument| {
+                if ids.contains(&argument.get_id().as_str()) { argument.env(None::<&str>) } else { argument }
+            },
+        );
     command.mut_subcommands(|command| without_environment(command, ids))
 }
 

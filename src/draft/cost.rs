@@ -108,14 +108,7 @@ pub struct CostCurve {
 
 impl Default for CostTable {
     fn default() -> Self {
-        Self {
-            entries: [Entry::default(); LINES],
-            speed: 1.0,
-            switch_ms: 0.0,
-            sample_ms: 0.0,
-            last_rows: 0,
-            round: 0,
-        }
+        Self { entries: [Entry::default(); LINES], speed: 1.0, switch_ms: 0.0, sample_ms: 0.0, last_rows: 0, round: 0 }
     }
 }
 

@@ -89,7 +89,8 @@ impl Settings {
 
     /// All settings with their values, several a line.
     pub(crate) fn list(&self) -> String {
-        let entries: Vec<_> = SETTINGS.iter().map(|setting| format!("{} {}", setting.name, (setting.get)(self))).collect();
+        let entries: Vec<_> =
+            SETTINGS.iter().map(|setting| format!("{} {}", setting.name, (setting.get)(self))).collect();
         entries.chunks(5).map(|entries| entries.join(", ")).collect::<Vec<_>>().join(",\n")
     }
 }
@@ -108,7 +109,8 @@ mod tests {
     fn every_number_of_the_sampling_flags_can_be_set() {
         for argument in SamplingArgs::augment_args(Command::new("chat")).get_arguments() {
             let flag = argument.get_long().expect("all have long names");
-            let is_known = |name: &str| names().any(|known| known == name) || ALIASES.iter().any(|(alias, _)| *alias == name);
+            let is_known =
+                |name: &str| names().any(|known| known == name) || ALIASES.iter().any(|(alias, _)| *alias == name);
             assert_eq!(is_known(flag), !NO_SETTINGS.contains(&flag), "--{flag}");
             for alias in argument.get_all_aliases().into_iter().flatten() {
                 assert!(is_known(alias), "--{alias}");
