@@ -132,7 +132,8 @@ mod tests {
 
     #[test]
     fn origins_that_no_browser_sends_are_refused() {
-        for good in ["*", "localhost", "http://localhost:3000", "https://app.example.com/", "moz-extension://1-2", " "] {
+        for good in ["*", "localhost", "http://localhost:3000", "https://app.example.com/", "moz-extension://1-2", " "]
+        {
             assert!(origin(good).is_ok(), "{good}");
         }
         for bad in ["app.example.com", "https://", "https://a/b", "://a", "https://a b"] {
