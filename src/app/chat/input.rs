@@ -214,7 +214,7 @@ mod tests {
             (at, found.into_iter().map(|pair| pair.replacement).collect::<Vec<_>>())
         };
         assert_eq!(complete("/re"), (0, vec!["/regen ".to_owned(), "/read ".to_owned()]));
-        assert_eq!(complete("/set top"), (5, vec!["top-k ".to_owned(), "top-p ".to_owned()]));
+        assert_eq!(complete("/set top-"), (5, ["top-k ", "top-p ", "top-nsigma "].map(str::to_owned).to_vec()));
         let folder = tempfile::tempdir().expect("a folder");
         fs::write(folder.path().join("notes.txt"), "").expect("written");
         let (_, found) = complete(&format!("/read {}/no", folder.path().display()));
