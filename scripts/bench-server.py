@@ -55,6 +55,7 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--aded", required=True, help="the program aded")
     parser.add_argument("--llama-server", help="the program llama-server, as a third arm")
+    parser.add_argument("--other", help="another build of aded, as a further arm")
     parser.add_argument("--model", required=True, help="model file with a chat template")
     parser.add_argument("--prompts", help="questions, one JSON object a line with `turns`, as for aded bench")
     parser.add_argument("--clients", default="1,2,4,8", help="numbers of clients")
@@ -170,6 +171,8 @@ def main():
     common = ["-m", args.model, "-np", str(slots), "-t", str(args.threads)]
     own = [args.aded, "serve", *common, "-c", str(args.context), "--memory", "off"]
     arms = {"aded": own, "aded --spec off": [*own, "--spec", "off"]}
+    if args.other:
+        arms["other aded"] = [args.other, *own[1:]]
     if args.llama_server:
         # It divides its context among the slots.
         arms["llama-server"] = [args.llama_server, *common, "-c", str(args.context * slots), "--no-webui"]

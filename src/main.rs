@@ -24,8 +24,7 @@ fn main() -> ExitCode {
 
 /// The command line as clap understands it; llama.cpp's names and environment stand in.
 fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli> {
-    let arguments = argv::normalise(arguments)?;
-    let matches = argv::with_habits(Cli::command()).try_get_matches_from(arguments)?;
+    let matches = argv::matches(Cli::command(), argv::normalise(arguments)?)?;
     Ok(Cli::from_arg_matches(&matches)?)
 }
 

@@ -11,7 +11,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tracing::trace_span;
+use tracing::{trace, trace_span};
 
 use crate::batch::{DraftBatch, Segment};
 use crate::config::{Config, DraftMode, MAX_DRAFT_ROWS, SearchKind};
@@ -500,13 +500,24 @@ impl Decoder {
             sequence.count(&self.batch);
         }
         if reads_prompt {
+            // Its graph is none that the next round could use.
+            self.cost.interrupt();
             return;
         }
         let ms = |time: Duration| time.as_secs_f32() * 1e3;
         let (sampling_ms, round_ms) = (ms(times.sample), ms(times.sum()));
-        self.cost.observe(self.batch.len(), used_cells, round_ms - sampling_ms, n_tokens, sampling_ms);
+        if n_drafted == 0 {
+            self.cost.observe_plain(turns.len(), used_cells, round_ms - sampling_ms, sampling_ms);
+        } else {
+            self.cost.observe(self.batch.len(), used_cells, round_ms - sampling_ms, n_tokens, sampling_ms);
+        }
+        let plain_ms = self.cost.plain_ms(turns.len(), used_cells);
+        let (n_sequences, n_rows) = (turns.len(), self.batch.len());
+        trace!(
+            "{n_sequences} sequences of {used_cells} cells, {n_rows} rows: {n_tokens} tokens in {round_ms:.3} ms, plain {plain_ms:.3?} ms"
+        );
         if n_drafted > 0
-            && let Some(plain_ms) = self.cost.measured_ms(turns.len(), used_cells)
+            && let Some(plain_ms) = plain_ms
         {
             // A plain round gives each sequence a token.
             let token_ms = plain_ms / turns.len() as f32 + self.cost.sample_ms();

@@ -6,6 +6,8 @@
 use std::ffi::{OsStr, OsString};
 
 use anyhow::{Error, Result};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Command};
 
 /// llama.cpp's flags of several letters behind a single dash, and how they are spelled out. Those that aded does not know are here as
 /// well: spelled out, they are refused by their own names.
@@ -194,7 +196,7 @@ fn refuse(name: &str) -> Result<()> {
     Err(Error::new(aded::Error::usage(text)))
 }
 
-/// Environment variables of llama.cpp that stand in for a flag's own `ADED_*` one where that is not set: (flag's id, name).
+/// Environment variables of llama.cpp and of the hub's tools that stand in for a flag's own `ADED_*` one where that is not set: (flag's id, name).
 pub(crate) const LLAMA_ENVIRONMENT: &[(&str, &str)] = &[
     ("model", "LLAMA_ARG_MODEL"),
     ("gpu_layers", "LLAMA_ARG_N_GPU_LAYERS"),
@@ -224,16 +226,70 @@ pub(crate) const LLAMA_ENVIRONMENT: &[(&str, &str)] = &[
     ("hf_repo", "LLAMA_ARG_HF_REPO"),
     ("hf_file", "LLAMA_ARG_HF_FILE"),
     ("offline", "LLAMA_ARG_OFFLINE"),
+    // The switch of Hugging Face's own tools.
+    ("offline", "HF_HUB_OFFLINE"),
 ];
 
+/// Reads a command line that was [normalised](normalise); llama.cpp's names and environment stand in.
+///
+/// # Errors
+/// clap's, and a usage error where two models are named.
+pub(crate) fn matches(command: Command, arguments: Vec<OsString>) -> Result<ArgMatches> {
+    let command = with_habits(command);
+    let matches = command.clone().try_get_matches_from(&arguments)?;
+    match beaten(&matches)? {
+        Some(ids) => Ok(without_environment(command, ids).try_get_matches_from(&arguments)?),
+        None => Ok(matches),
+    }
+}
+
+/// Of `--model` and `--hf-repo` one is enough. A flag beats what the environment says of the other: the ids of what then counts as unset.
+fn beaten(matches: &ArgMatches) -> Result<Option<&'static [&'static str]>, aded::Error> {
+    if let Some((_, matches)) = matches.subcommand() {
+        return beaten(matches);
+    }
+    let source = |id: &str| matches.try_contains_id(id).ok().and_then(|_| matches.value_source(id));
+    let text = |id: &str| {
+        let raw = matches.get_raw(id).and_then(|mut values| values.next()).unwrap_or_default();
+        raw.to_string_lossy().into_owned()
+    };
+    match (source("model"), source("hf_repo")) {
+        (Some(ValueSource::CommandLine), Some(ValueSource::EnvVariable)) => Ok(Some(&["hf_repo", "hf_file"])),
+        (Some(ValueSource::EnvVariable), Some(ValueSource::CommandLine)) => Ok(Some(&["model"])),
+        (Some(model), Some(_)) => {
+            let (model_name, repo_name) = match model {
+                ValueSource::CommandLine => ("-m", "-hf"),
+                _ => ("ADED_MODEL (or LLAMA_ARG_MODEL)", "ADED_HF_REPO (or LLAMA_ARG_HF_REPO)"),
+            };
+            Err(aded::Error::usage(format!(
+                "{model_name} names the model {} and {repo_name} names {}: give one of them",
+                text("model"),
+                text("hf_repo")
+            )))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// The command and all its subcommands with flags that no environment variable sets.
+fn without_environment(command: Command, ids: &'static [&'static str]) -> Command {
+    let command =
+        command.mut_args(
+            |argument| {
+                if ids.contains(&argument.get_id().as_str()) { argument.env(None::<&str>) } else { argument }
+            },
+        );
+    command.mut_subcommands(|command| without_environment(command, ids))
+}
+
 /// Lets llama.cpp's habits and environment variables stand in, in a command and all its subcommands. An empty variable counts as unset.
-pub(crate) fn with_habits(command: clap::Command) -> clap::Command {
+fn with_habits(command: Command) -> Command {
     let is_set = |name: &OsStr| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     let command = command.mut_args(|argument| {
         let own = argument.get_env().is_some_and(is_set);
         let id = argument.get_id().as_str().to_owned();
-        match LLAMA_ENVIRONMENT.iter().find(|(of, _)| *of == id) {
-            Some((_, name)) if !own && is_set(OsStr::new(name)) => argument.env(*name),
+        match LLAMA_ENVIRONMENT.iter().find(|(of, name)| *of == id && is_set(OsStr::new(name))) {
+            Some((_, name)) if !own => argument.env(*name),
             _ if argument.get_env().is_some() && !own => argument.env(None::<&str>),
             _ => argument,
         }

@@ -34,6 +34,8 @@ const CURVE: Duration = Duration::from_secs(5);
 /// Cost of a further row in plain steps from which on a warning is given: a guess pays only if it is right more often than that, and few
 /// texts are so easy to guess unless they repeat.
 const DEAR_ROW: f64 = 0.5;
+/// Spread of a size's times from which on they are said to say little.
+const UNSTEADY: f64 = 0.25;
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct DoctorArgs {
@@ -126,6 +128,8 @@ struct Point {
     /// In passes of one row.
     relative: f64,
     samples: usize,
+    /// The middle half of the samples lies within this share of their median.
+    spread: f64,
 }
 
 /// Looks at everything.
@@ -267,7 +271,11 @@ fn points(target: &mut Target, model: &Arc<Model>) -> Result<Vec<Point>> {
     let ms: Vec<f64> = samples.iter_mut().map(|samples| median(samples)).collect();
     let points = sizes.iter().zip(&samples).zip(&ms).filter(|((_, samples), _)| !samples.is_empty());
     Ok(points
-        .map(|((&rows, samples), &ms_of)| Point { rows, ms: ms_of, relative: ms_of / ms[0], samples: samples.len() })
+        .map(|((&rows, samples), &ms_of)| {
+            // They are in order since their median was looked for.
+            let (low, high) = (samples[samples.len() / 4], samples[3 * samples.len() / 4]);
+            Point { rows, ms: ms_of, relative: ms_of / ms[0], samples: samples.len(), spread: (high - low) / ms_of }
+        })
         .collect())
 }
 
@@ -296,6 +304,13 @@ fn judge(report: &mut Report) {
     }
     if model.drafts == DraftShape::Nothing {
         warn("the memory of this model cannot take drafts: it decodes plainly".to_owned());
+    }
+    let spread = model.curve.iter().map(|point| point.spread).fold(0.0, f64::max);
+    if spread > UNSTEADY {
+        warn(format!(
+            "the times vary by {:.0} %: something else keeps the processor busy, and what rows cost is better measured again without it",
+            100.0 * spread
+        ));
     }
     if let Some(cost) = model.row_cost.filter(|&cost| cost > DEAR_ROW) {
         warn(format!("a further row costs {cost:.2} plain steps: only text that repeats pays; see docs/tuning.md"));

@@ -63,7 +63,7 @@ pub(crate) struct ModelArgs {
     /// Model file (GGUF). Without it: the default model that `make run` fetches.
     #[arg(short, long, value_name = "FILE", env = "ADED_MODEL")]
     pub(crate) model: Option<PathBuf>,
-    /// Model on Hugging Face: user/repo[:quant], by default Q4_K_M or the first one there is. Goes before --model.
+    /// Model on Hugging Face: user/repo[:quant], by default Q4_K_M or the first one there is. In place of --model.
     #[arg(long, value_name = "NAME", env = "ADED_HF_REPO")]
     pub(crate) hf_repo: Option<String>,
     #[command(flatten)]
@@ -92,7 +92,7 @@ pub(crate) struct HubArgs {
     /// Token for private and gated repositories.
     #[arg(long, value_name = "TOKEN", env = "HF_TOKEN", hide_env_values = true)]
     pub(crate) hf_token: Option<String>,
-    /// Use what is on this machine and fetch nothing.
+    /// Use what is on this machine and fetch nothing; also HF_HUB_OFFLINE.
     #[arg(long, env = "ADED_OFFLINE", value_parser = clap::builder::FalseyValueParser::new())]
     pub(crate) offline: bool,
 }
@@ -594,11 +594,12 @@ mod tests {
     use clap::{CommandFactory, FromArgMatches as _};
 
     use super::*;
-    use crate::app::argv::{LLAMA_ENVIRONMENT, SPELLINGS, normalise, with_habits};
+    use crate::app::argv::{LLAMA_ENVIRONMENT, SPELLINGS, matches, normalise};
 
     fn parse(arguments: &[&str]) -> Result<RunArgs, clap::Error> {
         let arguments = ["aded", "run"].iter().chain(arguments).map(std::ffi::OsString::from);
-        let matches = with_habits(Cli::command()).try_get_matches_from(normalise(arguments).unwrap())?;
+        let matches = matches(Cli::command(), normalise(arguments).unwrap());
+        let matches = matches.map_err(|error| error.downcast::<clap::Error>().expect("one model is named"))?;
         Cli::from_arg_matches(&matches).map(|cli| match cli.command {
             Some(Command::Run(run)) => *run,
             other => panic!("{other:?}"),

@@ -1,6 +1,8 @@
 //! Ctrl-C: the first one asks the work under way to stop, the second one ends the process.
 
 use std::process;
+#[cfg(unix)]
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use aded::CancelFlag;
@@ -12,6 +14,10 @@ use super::output;
 /// Something that looks at the flag is under way.
 static IS_WATCHED: AtomicBool = AtomicBool::new(false);
 
+/// The terminal's modes before a line editor changed them.
+#[cfg(unix)]
+static MODES: Mutex<Option<nix::sys::termios::Termios>> = Mutex::new(None);
+
 /// Takes over Ctrl-C (and a request to terminate) and gives the flag that it raises. To be called once.
 ///
 /// Until [`watched`] is called, and where the work does not stop, the process ends at once.
@@ -21,6 +27,7 @@ pub(crate) fn install() -> Result<CancelFlag> {
     ctrlc::set_handler(move || {
         if !IS_WATCHED.load(Ordering::Relaxed) || raised.is_cancelled() {
             output::reset_colour();
+            restore_terminal();
             process::exit(INTERRUPTED.into());
         }
         raised.cancel();
@@ -37,4 +44,31 @@ pub(crate) fn watched() {
 /// From now on nothing looks at the flag: an interrupt ends the process.
 pub(crate) fn unwatched() {
     IS_WATCHED.store(false, Ordering::Relaxed);
+}
+
+/// Notes the terminal's modes, for a process that ends while a line is edited: the shell would find a terminal that shows no typing.
+pub(crate) fn keep_terminal() {
+    #[cfg(unix)]
+    if let (Ok(modes), Ok(mut kept)) = (nix::sys::termios::tcgetattr(std::io::stdin()), MODES.lock()) {
+        *kept = Some(modes);
+    }
+}
+
+fn restore_terminal() {
+    #[cfg(unix)]
+    {
+        use std::io::{Write as _, stdin, stdout};
+
+        use nix::sys::termios::{SetArg, tcgetattr, tcsetattr};
+        use nix::unistd::{getpgrp, tcgetpgrp};
+
+        let Some(kept) = MODES.lock().ok().and_then(|mut kept| kept.take()) else { return };
+        // Whoever changes a terminal from the background is stopped for it.
+        let is_ours = tcgetpgrp(stdin()).is_ok_and(|group| group == getpgrp());
+        if is_ours && tcgetattr(stdin()).is_ok_and(|modes| modes != kept) {
+            let _ = tcsetattr(stdin(), SetArg::TCSADRAIN, &kept);
+            // The editor had asked for marks round pasted text, and the cursor stands in its line.
+            let _ = stdout().write_all(b"\x1b[?2004l\r\n").and_then(|()| stdout().flush());
+        }
+    }
 }

@@ -3,6 +3,9 @@
 //! For each number of rows n the time of a round is modelled as (a\[n\] + b\[n\] * used cells) * speed; `speed` follows a machine that
 //! slows down or recovers as a whole. No calibration run: sizes that were never tried get an optimistic guess, so that they are
 //! tried exactly where that guess would win.
+//!
+//! Where several sequences share the call, a plain round of n of them has as many rows as a draft of n - 1 nodes, but not its cost: nothing
+//! is searched or thrown away. Such rounds have a line of their own for each n, since drafts must beat them and nothing else.
 
 use crate::config::MAX_DRAFT_ROWS;
 
@@ -24,6 +27,21 @@ const STALE_ROUNDS: f32 = 2048.0;
 
 /// Rounds after which a plain time from a file must be proven: were it wrong, nothing else would show it.
 const PROOF_ROUNDS: u32 = 32;
+
+/// Plain rounds of several sequences before the first draft. One of many sequences nearly always has something to draft, so that a first
+/// time that was too long by chance would never be corrected.
+const SHARED_ROUNDS: u32 = 4;
+
+/// Rounds after which a plain time of several sequences is taken anew.
+const SHARED_AGE: u32 = 512;
+
+/// Lines of the table: by rows, and after those by the number of sequences of plain rounds that share the call.
+const LINES: usize = 2 * MAX_DRAFT_ROWS + 1;
+
+/// The line of plain rounds of so many sequences.
+fn plain_line(n_sequences: usize) -> usize {
+    if n_sequences > 1 { MAX_DRAFT_ROWS + n_sequences.min(MAX_DRAFT_ROWS) } else { 1 }
+}
 
 /// A line through the measured times of one size, by moving averages: ms = mean_ms + slope * (x - mean_x), x = used cells in thousands.
 #[derive(Clone, Copy, Debug, Default)]
@@ -66,7 +84,7 @@ impl Entry {
 /// The learnt table.
 #[derive(Clone, Debug)]
 pub struct CostTable {
-    entries: [Entry; MAX_DRAFT_ROWS + 1],
+    entries: [Entry; LINES],
     /// Factor on all entries.
     speed: f32,
     /// What a round costs on top if its number of rows differs from the last round's, in ms.
@@ -90,21 +108,25 @@ pub struct CostCurve {
 
 impl Default for CostTable {
     fn default() -> Self {
-        Self {
-            entries: [Entry::default(); MAX_DRAFT_ROWS + 1],
-            speed: 1.0,
-            switch_ms: 0.0,
-            sample_ms: 0.0,
-            last_rows: 0,
-            round: 0,
-        }
+        Self { entries: [Entry::default(); LINES], speed: 1.0, switch_ms: 0.0, sample_ms: 0.0, last_rows: 0, round: 0 }
     }
 }
 
 impl CostTable {
-    /// Learns from a round: its rows, the cells that its sequences used, the milliseconds without sampling, and the tokens sampled with
-    /// the milliseconds that took.
+    /// Learns from a round that drafted, or from a plain one of a single sequence: its rows, the cells that its sequences used, the
+    /// milliseconds without sampling, and the tokens sampled with the milliseconds that took.
     pub fn observe(&mut self, rows: usize, used_cells: usize, ms: f32, n_sampled: usize, sampling_ms: f32) {
+        self.learn(rows, rows, used_cells, ms, (n_sampled, sampling_ms));
+    }
+
+    /// Learns from a plain round of so many sequences, each of which has one row and gets one token; otherwise as
+    /// [`observe`](Self::observe).
+    pub fn observe_plain(&mut self, n_sequences: usize, used_cells: usize, ms: f32, sampling_ms: f32) {
+        self.learn(plain_line(n_sequences), n_sequences, used_cells, ms, (n_sequences, sampling_ms));
+    }
+
+    fn learn(&mut self, line: usize, rows: usize, used_cells: usize, ms: f32, sampling: (usize, f32)) {
+        let (n_sampled, sampling_ms) = sampling;
         self.round = self.round.wrapping_add(1);
         let switched = self.last_rows != rows;
         self.last_rows = rows;
@@ -116,12 +138,12 @@ impl CostTable {
             return;
         }
         let x = used_cells as f32 * CELLS;
-        if self.entries[rows].unproven_ms.is_some() {
-            self.prove(rows, x, (ms - if switched { self.switch_ms } else { 0.0 }).max(0.5 * ms));
+        if self.entries[line].unproven_ms.is_some() {
+            self.prove(line, x, (ms - if switched { self.switch_ms } else { 0.0 }).max(0.5 * ms));
             return;
         }
         let slope = self.slope_near(rows);
-        let entry = &mut self.entries[rows];
+        let entry = &mut self.entries[line];
         entry.last_seen = self.round;
         // However dear switching seems, most of a round is the decode call.
         let own = (ms - if switched { self.switch_ms } else { 0.0 }).max(0.5 * ms) / self.speed;
@@ -151,15 +173,26 @@ impl CostTable {
         entry.n_unswitched = entry.n_unswitched.saturating_add(u32::from(!switched));
     }
 
+    /// Notes a call that is none of drafts: the next round begins with another graph than that of the last one learnt from.
+    pub fn interrupt(&mut self) {
+        self.last_rows = 0;
+    }
+
     /// Expected milliseconds of a round of `rows` rows, as measured; `None` if that was never measured.
     pub fn measured_ms(&self, rows: usize, used_cells: usize) -> Option<f32> {
-        let entry = self.entries.get(rows)?;
+        let entry = self.entries[..=MAX_DRAFT_ROWS].get(rows)?;
+        (entry.n_samples >= 1).then(|| self.at(entry, used_cells))
+    }
+
+    /// Expected milliseconds of a plain round of `n_sequences` sequences that use so many cells together; `None` if that was never measured.
+    pub fn plain_ms(&self, n_sequences: usize, used_cells: usize) -> Option<f32> {
+        let entry = &self.entries[plain_line(n_sequences)];
         (entry.n_samples >= 1).then(|| self.at(entry, used_cells))
     }
 
     /// Rounds measured with this many rows.
     pub fn n_samples(&self, rows: usize) -> u32 {
-        self.entries.get(rows).map_or(0, |entry| entry.n_samples)
+        self.entries[..=MAX_DRAFT_ROWS].get(rows).map_or(0, |entry| entry.n_samples)
     }
 
     /// Milliseconds for sampling one token.
@@ -172,7 +205,8 @@ impl CostTable {
     pub fn curve(&self, used_cells: usize, n_roots: usize, max_rows: usize) -> CostCurve {
         let mut ms = [f32::INFINITY; MAX_DRAFT_ROWS + 1];
         let n_roots = n_roots.clamp(1, MAX_DRAFT_ROWS);
-        let plain = self.measured_ms(n_roots, used_cells);
+        let line = &self.entries[plain_line(n_roots)];
+        let plain = self.plain_ms(n_roots, used_cells);
         let plain_ms = plain.unwrap_or(1.0);
         let mut below = (n_roots, plain_ms);
         ms[n_roots] = plain_ms;
@@ -187,7 +221,7 @@ impl CostTable {
             } else {
                 // Never cheaper than a tenth below the nearest smaller size, never dearer than the nearest larger one.
                 let guess = below.1 * (1.0 + OPTIMISTIC_ROW * (rows - below.0) as f32);
-                let larger = self.entries[rows..].iter().find(|entry| entry.n_samples >= 2);
+                let larger = self.entries[rows..=MAX_DRAFT_ROWS].iter().find(|entry| entry.n_samples >= 2);
                 larger.map_or(guess, |entry| guess.min(self.at(entry, used_cells)))
             };
             ms[rows] = cost;
@@ -195,7 +229,11 @@ impl CostTable {
         for (rows, ms) in ms.iter_mut().enumerate() {
             *ms += if rows == self.last_rows { 0.0 } else { self.switch_ms };
         }
-        let is_overdue = self.round >= PROOF_ROUNDS && self.entries[n_roots].unproven_ms.is_some();
+        let is_overdue = if n_roots > 1 {
+            line.n_samples < SHARED_ROUNDS || self.round.wrapping_sub(line.last_seen) >= SHARED_AGE
+        } else {
+            self.round >= PROOF_ROUNDS && line.unproven_ms.is_some()
+        };
         if plain.is_none() || is_overdue {
             // The first rounds are plain: everything else is measured against them. Those of a saved table are so when there is nothing
             // to draft, or after a while.
@@ -210,7 +248,7 @@ impl CostTable {
 
     /// The slope of the measured size that is nearest to `rows`.
     fn slope_near(&self, rows: usize) -> f32 {
-        let measured = self.entries.iter().enumerate().filter(|(_, entry)| entry.n_samples >= 8);
+        let measured = self.entries[..=MAX_DRAFT_ROWS].iter().enumerate().filter(|(_, entry)| entry.n_samples >= 8);
         measured.min_by_key(|(size, _)| size.abs_diff(rows)).map_or(0.0, |(_, entry)| entry.slope())
     }
 }
@@ -292,6 +330,53 @@ mod tests {
         for rows in &SIZES[..8] {
             assert!(table.measured_ms(*rows, 0).expect("measured") > 0.0);
         }
+    }
+
+    #[test]
+    fn a_call_for_a_prompt_makes_the_next_round_a_switch() {
+        let cost = |rows: usize, switched: bool| 4.0 + rows as f32 + if switched { 0.5 } else { 0.0 };
+        let mut table = CostTable::default();
+        for round in 0..4000 {
+            let rows = if round % 40 < 20 { 1 } else { 4 };
+            table.observe(rows, 0, cost(rows, round % 20 == 0), 1, 0.0);
+        }
+        let curve = |table: &CostTable| table.curve(0, 1, 4).ms;
+        let (stays, goes) = (curve(&table)[4], curve(&table)[1]);
+        table.interrupt();
+        assert!(curve(&table)[4] > stays + 0.2, "the last size costs a switch as well: {} {stays}", curve(&table)[4]);
+        assert_eq!(curve(&table)[1], goes);
+    }
+
+    #[test]
+    fn plain_rounds_of_several_sequences_are_measured_for_themselves_and_again_after_a_while() {
+        // A draft of one node takes 9 ms, a plain round of two sequences 6 ms, and its first one 20 ms.
+        let mut table = CostTable::default();
+        for _ in 0..100 {
+            table.observe(1, 100, 5.0, 1, 0.0);
+            table.observe(2, 100, 9.0, 1, 0.0);
+        }
+        let may_draft = |table: &CostTable| table.curve(200, 2, 16).ms[3..].iter().any(|ms| ms.is_finite());
+        for round in 0..SHARED_ROUNDS {
+            assert!(!may_draft(&table), "round {round}");
+            table.observe_plain(2, 200, if round == 0 { 20.0 } else { 6.0 }, 0.0);
+        }
+        let plain_ms = table.curve(200, 2, 16).plain_ms;
+        assert!((plain_ms - 6.0).abs() < 0.5 && may_draft(&table), "{plain_ms}");
+        let pair_ms = table.measured_ms(2, 100).expect("measured");
+        assert!((pair_ms - 9.0).abs() < 0.5, "drafts of one node cost what they did: {pair_ms}");
+        assert!(table.plain_ms(3, 200).is_none() && table.plain_ms(1, 100) == table.measured_ms(1, 100));
+        // Drafts that always pay leave no plain rounds; one is made from time to time, and tells of a machine with less to do.
+        let mut n_plain = 0;
+        for _ in 0..4 * SHARED_AGE {
+            if may_draft(&table) {
+                table.observe(8, 200, 9.5, 4, 0.0);
+            } else {
+                table.observe_plain(2, 200, 5.0, 0.0);
+                n_plain += 1;
+            }
+        }
+        assert_eq!(n_plain, 3);
+        assert!(table.plain_ms(2, 200).expect("measured") < plain_ms);
     }
 
     #[test]

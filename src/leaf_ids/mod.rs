@@ -13,6 +13,10 @@ use crate::batch::{DraftBatch, Row, Segment};
 use crate::error::Error;
 use crate::token::{RowId, Slot, Token};
 
+/// Drafts of no more leaves than this leave the ids of further ones alone: each order has the memory look at all its cells, and several
+/// slots that draft with all their ids would spend a noticeable part of a round on it.
+const FEW_LEAVES: u16 = 4;
+
 /// One order to the memory. Positions are half-open ranges.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SeqOp {
@@ -44,6 +48,8 @@ pub struct LeafIds {
     /// Rows and segments of the batch under way: what [`plan_keep`](Self::plan_keep) refers to.
     rows: Vec<Row>,
     segments: Vec<Segment>,
+    /// Some slot drafts in that batch.
+    has_draft: bool,
     /// For each row of the batch the first leaf that its next child may have.
     next_leaf: Vec<u16>,
 }
@@ -69,6 +75,7 @@ impl LeafIds {
             slots: vec![slot; n_slots as usize],
             rows: Vec::new(),
             segments: Vec::new(),
+            has_draft: false,
             next_leaf: Vec::new(),
         }
     }
@@ -95,14 +102,15 @@ impl LeafIds {
 
     /// The sequence ids that a row of the batch under way is tagged with; the first one decides what it sees.
     ///
-    /// The root of a draft carries all ids of its slot, whether the tree has so many leaves or not: the number of distinct ids is part
-    /// of what llama.cpp compares before it uses a compute graph again.
+    /// The root of a draft carries more ids than the tree has leaves, the same number for all small trees and all ids of the slot for
+    /// others, and so does the single row of a slot beside one that drafts: the number of distinct ids is part of what llama.cpp compares
+    /// before it uses a compute graph again.
     pub fn ids(&self, row: RowId) -> Range<u32> {
         let row = &self.rows[row.0 as usize];
         let main = self.main_id(row.slot);
         let is_root = row.parent.is_none();
         let tagged = match self.segment_under_way(row.slot) {
-            Some(segment) if is_root && is_draft(segment, &self.rows) => 0..self.leaves_per_slot,
+            Some(segment) if is_root && self.is_tagged(segment) => 0..self.n_tagged(segment),
             _ => row.leaves(),
         };
         main + u32::from(tagged.start)..main + u32::from(tagged.end)
@@ -113,7 +121,7 @@ impl LeafIds {
     pub fn ids_under_way(&self, slot: Slot) -> Range<u32> {
         let main = self.main_id(slot);
         match self.segment_under_way(slot) {
-            Some(segment) if is_draft(segment, &self.rows) => main..main + u32::from(self.leaves_per_slot),
+            Some(segment) if self.is_tagged(segment) => main..main + u32::from(self.n_tagged(segment)),
             Some(_) => main..main + 1,
             None => main..main,
         }
@@ -142,13 +150,15 @@ impl LeafIds {
         self.rows.extend_from_slice(batch.rows());
         self.segments.clear();
         self.segments.extend_from_slice(batch.segments());
+        self.has_draft = self.segments.iter().any(|segment| is_draft(segment, &self.rows));
         for (index, segment) in self.segments.iter().enumerate() {
-            let main = self.main_id(segment.slot);
+            let (main, n_tagged) = (self.main_id(segment.slot), self.n_tagged(segment));
+            let is_tagged = self.is_tagged(segment);
             let state = &mut self.slots[segment.slot.0 as usize];
             state.under_way = Some(index);
-            if is_draft(segment, &self.rows) {
+            if is_tagged {
                 let n_committed = state.n_committed;
-                for (leaf, synced) in state.synced.iter_mut().enumerate().skip(1) {
+                for (leaf, synced) in state.synced.iter_mut().enumerate().take(n_tagged.into()).skip(1) {
                     if *synced < n_committed {
                         let to = main + leaf as u32;
                         ops.push(SeqOp::Copy { from: main, to, begin: *synced, end: n_committed });
@@ -171,7 +181,7 @@ impl LeafIds {
             .ok_or_else(|| Error::target(format!("row {} is not a row of slot {} in the last batch", last.0, slot.0)))?
             .clone();
         let main = self.main_id(slot);
-        let draft = is_draft(&segment, &self.rows);
+        let is_tagged = self.is_tagged(&segment);
         let end = self.rows[last.0 as usize].pos.0 + 1;
         let accepted = self.rows[last.0 as usize].first_leaf;
         // The main id first: what leaf `accepted` holds beyond the path that the main id shares with it.
@@ -182,8 +192,8 @@ impl LeafIds {
         if held < end {
             ops.push(SeqOp::Copy { from: main + u32::from(accepted), to: main, begin: held, end });
         }
-        if draft {
-            for leaf in 1..self.leaves_per_slot {
+        if is_tagged {
+            for leaf in 1..self.n_tagged(&segment) {
                 let (held, deepest) = self.holds(&segment, last, leaf);
                 if deepest > held {
                     ops.push(SeqOp::Remove { id: main + u32::from(leaf), begin: held });
@@ -292,6 +302,17 @@ impl LeafIds {
     /// True if the slot has a root with a draft below it in the batch under way.
     pub fn has_draft_under_way(&self, slot: Slot) -> bool {
         self.segment_under_way(slot).is_some_and(|segment| is_draft(segment, &self.rows))
+    }
+
+    /// True if the segment's first row carries more than its own ids.
+    fn is_tagged(&self, segment: &Segment) -> bool {
+        let is_root = self.rows[segment.rows.start as usize].wants_logits;
+        self.has_draft && is_root
+    }
+
+    /// Ids that such a row carries.
+    fn n_tagged(&self, segment: &Segment) -> u16 {
+        if segment.n_leaves <= FEW_LEAVES { FEW_LEAVES.min(self.leaves_per_slot) } else { self.leaves_per_slot }
     }
 
     /// Of the id of `leaf`: one past the last position that it shares with the path to `last`, and one past its last position.

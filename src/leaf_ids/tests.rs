@@ -106,7 +106,7 @@ proptest! {
     /// its own path, and the memory holds nothing else.
     #[test]
     fn every_row_sees_its_own_path(
-        leaves in 1u16..6,
+        leaves in 1u16..10,
         rounds in prop::collection::vec((step(), step()), 1..25),
     ) {
         let mut ids = LeafIds::new(2, leaves);
@@ -200,6 +200,33 @@ fn a_chain_that_is_accepted_whole_costs_no_order() {
     ids.plan_decode(&batch, &mut ops).unwrap();
     ids.plan_keep(Slot(0), RowId(2), &mut ops).unwrap();
     assert_eq!((ops, ids.n_committed(Slot(0))), (vec![], 3));
+}
+
+#[test]
+fn small_trees_leave_further_ids_alone_and_calls_with_drafts_have_the_same_number_of_ids() {
+    let mut ids = LeafIds::new(2, 16);
+    let mut n_ids = |trees: [&[u8]; 2], pos: u32| {
+        let (mut batch, mut ops, mut next) = (DraftBatch::new(), Vec::new(), 0);
+        for (slot, parents) in (0..).zip(trees) {
+            batch.push_draft(Slot(slot), Pos(pos), Token(99), &tree(parents, 16, &mut next));
+        }
+        ids.plan_decode(&batch, &mut ops).unwrap();
+        let tagged: BTreeSet<u32> = (0..batch.len() as u32).flat_map(|row| ids.ids(RowId(row))).collect();
+        for slot in [0, 1].map(Slot) {
+            let root = ids.segment_under_way(slot).unwrap().rows.start;
+            ids.plan_keep(slot, RowId(root), &mut ops).unwrap();
+        }
+        (tagged.len(), ops.len())
+    };
+    assert_eq!(n_ids([&[], &[]], 0), (2, 0), "plain rows have one id each, and nothing is to be done");
+    let few = usize::from(FEW_LEAVES);
+    let (tagged, n_ops) = n_ids([&[0, 0, 0], &[]], 1);
+    assert_eq!(tagged, 2 * few);
+    // Three ids of each slot catch up, and three of the ids of the tree's leaves give up what was not accepted.
+    assert_eq!(n_ops, 2 * (few - 1) + 3);
+    assert_eq!(n_ids([&[], &[0, 1]], 2).0, 2 * few);
+    assert_eq!(n_ids([&[0], &[0]], 3).0, 2 * few);
+    assert_eq!(n_ids([&[0; 5], &[0]], 4).0, 16 + few, "a large tree takes all");
 }
 
 #[test]

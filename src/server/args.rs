@@ -54,8 +54,9 @@ pub(crate) struct ServerArgs {
     /// File with keys, one a line.
     #[arg(long, value_name = "FILE", env = "ADED_API_KEY_FILE")]
     pub(crate) api_key_file: Option<PathBuf>,
-    /// Web pages from these origins may use the server; `*` = from anywhere [default: pages of this machine and the server's own].
-    #[arg(long, value_name = "ORIGINS", value_delimiter = ',', env = "ADED_CORS_ORIGINS")]
+    /// Web pages from these origins may use the server; `*` = from anywhere, `localhost` = pages of this machine [default: these and the
+    /// server's own].
+    #[arg(long, value_name = "ORIGINS", value_delimiter = ',', env = "ADED_CORS_ORIGINS", value_parser = origin)]
     pub(crate) cors_origins: Vec<String>,
     /// Answer /metrics, in Prometheus' format.
     #[arg(long, env = "ADED_METRICS")]
@@ -111,4 +112,32 @@ pub(crate) struct IgnoredServerArgs {
     no_warmup: bool,
     #[arg(long, hide = true)]
     no_perf: bool,
+}
+
+/// An origin as browsers send it, `*` or `localhost`.
+fn origin(text: &str) -> Result<String, String> {
+    let trimmed = text.trim().trim_end_matches('/');
+    let is_origin = trimmed.split_once("://").is_some_and(|(scheme, host)| {
+        !scheme.is_empty() && !host.is_empty() && !host.contains(|c: char| c == '/' || c.is_whitespace())
+    });
+    if ["", "*", "localhost"].contains(&trimmed) || is_origin {
+        return Ok(trimmed.to_owned());
+    }
+    Err("an origin has a scheme and a host and no path, such as https://app.example.com; * = from anywhere".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn origins_that_no_browser_sends_are_refused() {
+        for good in ["*", "localhost", "http://localhost:3000", "https://app.example.com/", "moz-extension://1-2", " "]
+        {
+            assert!(origin(good).is_ok(), "{good}");
+        }
+        for bad in ["app.example.com", "https://", "https://a/b", "://a", "https://a b"] {
+            assert!(origin(bad).unwrap_err().contains("https://app.example.com"), "{bad}");
+        }
+    }
 }

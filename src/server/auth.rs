@@ -79,7 +79,9 @@ impl Origins {
             return true;
         }
         let host = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://")).map(host_of);
-        self.given.is_empty() && host.is_some_and(is_local)
+        // The word is llama.cpp's.
+        let local_may = self.given.is_empty() || self.given.iter().any(|given| given == "localhost");
+        local_may && host.is_some_and(is_local)
     }
 
     /// A request with this origin, if any, and this host may pass. A page that the server itself gave out may always; and where only
@@ -157,6 +159,8 @@ mod tests {
         assert!(!network.admit(Some("http://other:8080"), Some("box:8080")));
         let given = Origins::new(&["https://a.example/".to_owned()], false);
         assert!(given.allow("https://A.example") && !given.allow("http://localhost:1"));
+        let both = Origins::new(&["localhost".to_owned(), "https://a.example".to_owned()], true);
+        assert!(both.allow("https://a.example") && both.allow("http://localhost:1") && !both.allow("http://b.example"));
         assert!(Origins::new(&["*".to_owned()], true).admit(Some("http://x.example"), Some("y.example")));
     }
 }

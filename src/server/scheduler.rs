@@ -252,7 +252,7 @@ impl Engine {
             Ok(()) => {
                 let cost = self.decoder.cost();
                 let plain_ms = cost
-                    .measured_ms(n_turns, used_cells)
+                    .plain_ms(n_turns, used_cells)
                     .map(|plain_ms| f64::from(plain_ms) + n_turns as f64 * f64::from(cost.sample_ms()));
                 self.shared.metrics(|metrics| metrics.count_round(n_turns));
                 for index in 0..self.slots.len() {

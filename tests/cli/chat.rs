@@ -155,6 +155,19 @@ fn settings_count_from_the_next_answer_on() {
     assert_eq!((count(&all[0], "predicted_n"), count(&all[1], "predicted_n")), (24, 5));
     let listed = chat(&[], &["/set top_k 7", "/set --min-p 0.5", "/set temperature 0.25", "/set"]);
     assert!(listed.stderr.contains("temp 0.25, top-k 7, top-p 0.95, min-p 0.5"), "{}", listed.stderr);
+    // The less common stages as well, and they are the sampler's: out of range they are refused, and Mirostat changes what is said.
+    let listed = chat(&[], &["/set top_n_sigma 1.5", "/set dry-multiplier 0.8", "/set xtc-probability 0.1", "/set"]);
+    for part in ["top-nsigma 1.5", "dry-multiplier 0.8", "xtc-probability 0.1", "mirostat 0"] {
+        assert!(listed.stderr.contains(part), "{part}: {}", listed.stderr);
+    }
+    chat(&[], &["/set mirostat 3"]).fails(2, "mirostat");
+    let flags = ["--ignore-eos", "-s", "5", "--temp", "1"];
+    let [usual, set] = [None, Some("/set mirostat 2")].map(|set| {
+        let lines: Vec<&str> = set.into_iter().chain(["one"]).collect();
+        answers(&flags, &lines)[0]["text"].clone()
+    });
+    let by_flag = answers(&[&flags[..], &["--mirostat", "2"]].concat(), &["one"])[0]["text"].clone();
+    assert!(set == by_flag && set != usual, "{usual} {set} {by_flag}");
 }
 
 #[test]

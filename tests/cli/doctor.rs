@@ -23,6 +23,12 @@ fn the_report_has_a_known_shape_and_a_curve() {
     for point in curve {
         assert!(point["ms"].as_f64().unwrap() > 0.0 && point["samples"].as_u64().unwrap() >= 3, "{point}");
     }
+    // A machine with something else to do is told of.
+    let spread = curve.iter().map(|point| point["spread"].as_f64().unwrap()).fold(0.0, f64::max);
+    assert!(spread >= 0.0);
+    let warnings = report["warnings"].as_array().unwrap();
+    let is_told = warnings.iter().any(|warning| warning.as_str().unwrap().starts_with("the times vary"));
+    assert_eq!(is_told, spread > 0.25, "{spread}: {warnings:?}");
     assert!(model["row_cost"].is_number());
 }
 

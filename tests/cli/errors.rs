@@ -71,7 +71,7 @@ fn values_out_of_range() {
     run(&["--draft-max", "8"]).fails(2, "--spec-budget");
     run(&["-md", "draft.gguf"]).fails(2, "needs none");
     run(&["--spec-without", "luck"]).fails(2, "known are copy");
-    run(&["-hf", "a", "--offline"]).fails(2, "give user/repo");
+    aded(&["run", "-hf", "a", "--offline", "-p", "x"]).fails(2, "give user/repo");
     run(&["-hff", "x.gguf"]).fails(2, "-hf user/repo");
     let outcome = run(&["-c", "2000000000"]);
     assert!(outcome.code == Some(1) && outcome.stderr.contains("a smaller context"), "{}", outcome.stderr);
@@ -81,6 +81,28 @@ fn values_out_of_range() {
         assert_eq!(outcome.code, Some(2), "{flags:?}: {}", outcome.stderr);
         assert!(outcome.stderr.starts_with("error: ") && outcome.stdout.is_empty(), "{}", outcome.stderr);
     }
+}
+
+#[test]
+fn one_model_is_named_and_a_flag_beats_the_environment() {
+    let both = "names the model";
+    for command in ["run", "chat", "bench", "doctor"] {
+        let outcome = aded(&[command, "-m", tiny(), "-hf", "user/repo:Q8_0", "--offline"]);
+        outcome.fails(2, both);
+        for part in [tiny(), "user/repo:Q8_0", "-m ", "-hf "] {
+            assert!(outcome.stderr.contains(part), "{command}: {part}: {}", outcome.stderr);
+        }
+    }
+    let run = |flags: &[&str], variables: &[(&str, &str)]| {
+        outcome(program().args(["run", "-p", "x", "-n", "2", "--offline"]).args(flags).envs(variables.iter().copied()))
+    };
+    let nowhere = "is not on this machine";
+    run(&["-m", tiny()], &[("ADED_HF_REPO", "user/repo"), ("LLAMA_ARG_HF_FILE", "x.gguf")]).text();
+    run(&["-hf", "no/such"], &[("ADED_MODEL", tiny())]).fails(2, nowhere);
+    run(&["-hf", "no/such"], &[("LLAMA_ARG_MODEL", tiny())]).fails(2, nowhere);
+    run(&[], &[("ADED_MODEL", tiny()), ("LLAMA_ARG_HF_REPO", "no/such")]).fails(2, both);
+    // Empty ones count as unset.
+    run(&[], &[("ADED_MODEL", tiny()), ("ADED_HF_REPO", "")]).text();
 }
 
 #[test]

@@ -361,6 +361,14 @@ fn without_the_hub_what_is_here_is_used() {
         outcome(command.args([&base[..], flags].concat()))
     };
     run("user/model", &["--offline"], &[]).fails(2, "is not on this machine");
+    // Hugging Face's own switch does the same, unless it is set to no.
+    let hub_offline = |value: &'static str| [("HF_HUB_OFFLINE", Path::new(value))];
+    run("user/model", &[], &hub_offline("1")).fails(2, "HF_HUB_OFFLINE, keeps it from being fetched");
+    run("user/model", &[], &hub_offline("0")).fails(1, "cannot reach http://127.0.0.1:1/api/models/user/model");
+    for arguments in [&["models", "pull"][..], &["models", "pull", "user/model"]] {
+        let mut command = server.program(home.path());
+        outcome(command.env("HF_HUB_OFFLINE", "1").args(arguments)).fails(2, "keeps models from being fetched");
+    }
     run("user/model", &[], &[]).fails(1, "cannot reach http://127.0.0.1:1/api/models/user/model");
     // Another quantisation than the one that would be chosen: only if there is no other way.
     let snapshot = cache(home.path()).join("snapshots").join(COMMIT);

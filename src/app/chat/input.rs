@@ -18,7 +18,7 @@ use rustyline::{CompletionType, Config, Context, Editor, Helper};
 use super::args::HistoryArgs;
 use super::command::{HELP, is_open};
 use super::settings;
-use crate::app::{output, prompt};
+use crate::app::{interrupt, output, prompt};
 
 const PROMPT: &str = "> ";
 
@@ -51,6 +51,7 @@ impl Input {
         if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
             return Ok(Self::Pipe { n_lines: 0, has_prompt: io::stdin().is_terminal() });
         }
+        interrupt::keep_terminal();
         // A line that begins with a space is not kept, as in shells.
         let config = Config::builder()
             .max_history_size(HISTORY_LINES)
@@ -213,7 +214,7 @@ mod tests {
             (at, found.into_iter().map(|pair| pair.replacement).collect::<Vec<_>>())
         };
         assert_eq!(complete("/re"), (0, vec!["/regen ".to_owned(), "/read ".to_owned()]));
-        assert_eq!(complete("/set top"), (5, vec!["top-k ".to_owned(), "top-p ".to_owned()]));
+        assert_eq!(complete("/set top-"), (5, ["top-k ", "top-p ", "top-nsigma "].map(str::to_owned).to_vec()));
         let folder = tempfile::tempdir().expect("a folder");
         fs::write(folder.path().join("notes.txt"), "").expect("written");
         let (_, found) = complete(&format!("/read {}/no", folder.path().display()));

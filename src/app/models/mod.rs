@@ -70,9 +70,12 @@ pub(crate) fn models(args: &ModelsArgs) -> Result<()> {
             let path = pull(&name.parse()?, hub)?;
             Ok(writeln!(io::stdout(), "{}", path.display())?)
         }
-        ModelsWhat::Pull { name: None, .. } => {
-            let path = resolve::default_model().filter(|path| path.is_file());
-            let path = path.map_or_else(fetch_default, Ok)?;
+        ModelsWhat::Pull { name: None, hub } => {
+            let path = match resolve::default_model().filter(|path| path.is_file()) {
+                Some(path) => path,
+                None if hub.offline => return Err(offline().into()),
+                None => fetch_default()?,
+            };
             Ok(writeln!(io::stdout(), "{}", path.display())?)
         }
         ModelsWhat::Rm { names, yes } => remove(names, *yes),
@@ -94,7 +97,7 @@ pub(crate) fn path_of(repo: &str, args: &HubArgs) -> Result<PathBuf, Error> {
         return here.ok_or_else(|| {
             let folders: Vec<String> = cache::hub_folders().iter().map(|folder| folder.display().to_string()).collect();
             Error::usage(format!(
-                "{repo} is not on this machine and --offline keeps it from being fetched; it was looked for in {}",
+                "{repo} is not on this machine and --offline, or HF_HUB_OFFLINE, keeps it from being fetched; it was looked for in {}",
                 folders.join(", ")
             ))
         });
@@ -120,10 +123,14 @@ fn pick(name: &RepoName, args: &HubArgs, found: &[Found], surely: bool) -> Optio
     found.iter().find(|found| found.file == chosen).map(|found| found.paths[0].clone())
 }
 
+fn offline() -> Error {
+    Error::usage("--offline, or HF_HUB_OFFLINE, keeps models from being fetched")
+}
+
 #[cfg(feature = "hub")]
 fn pull(name: &RepoName, args: &HubArgs) -> Result<PathBuf, Error> {
     if args.offline {
-        return Err(Error::usage("--offline keeps models from being fetched"));
+        return Err(offline());
     }
     // What is half fetched stays for the next time, so that an interrupt may end the process at once.
     interrupt::unwatched();
