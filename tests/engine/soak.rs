@@ -135,7 +135,8 @@ fn refuse(session: &mut Session<Faulty<Target>>, model: &Arc<Model>, setup: &Set
     let mut case = Case { prompt: vec![Token(1)], sampling: SamplingParams::greedy(), n_max: 8, stop: None };
     match which {
         0 => case.prompt.clear(),
-        1 => case.prompt = vec![Token(1); setup.context.n_ctx as usize],
+        // llama.cpp rounds the length that was asked for up.
+        1 => case.prompt = vec![Token(1); session.target().limits().n_ctx as usize],
         2 => case.prompt.push(Token(model.n_vocab())),
         3 => case.sampling.grammar = Some("root ::= (".to_owned()),
         4 => case.sampling.repeat_penalty = 0.0,
