@@ -131,7 +131,7 @@ fn resident_kib() -> Option<u64> {
 }
 
 /// What must be refused, whatever else goes on.
-fn refuse(session: &mut Session<Faulty<Target>>, model: &Arc<Model>, setup: &Setup, which: u32) {
+fn refuse(session: &mut Session<Faulty<Target>>, model: &Arc<Model>, which: u32) {
     let mut case = Case { prompt: vec![Token(1)], sampling: SamplingParams::greedy(), n_max: 8, stop: None };
     match which {
         0 => case.prompt.clear(),
@@ -218,7 +218,7 @@ impl Soak {
         before: &[Token],
     ) -> Vec<Token> {
         if self.random.random_range(0..12) == 0 {
-            refuse(drafting, &self.model, setup, self.random.random_range(0..6));
+            refuse(drafting, &self.model, self.random.random_range(0..6));
             self.tally.refused += 1;
         }
         let case = case(&mut self.random, &self.model, setup, before);
