@@ -121,8 +121,7 @@ impl<T: TargetModel> Session<T> {
             )));
         }
         self.end();
-        let held = if self.is_unclean { &[] } else { self.sequence.reusable() };
-        let common = request.prompt.iter().zip(held).take_while(|(new, old)| new == old).count();
+        let common = if self.is_unclean { 0 } else { self.sequence.n_common(request.prompt) };
         let mut reused = common.min(request.prompt.len() - 1);
         if self.target.truncate(Slot(0), reused as u32).is_err() {
             reused = 0;

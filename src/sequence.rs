@@ -140,6 +140,11 @@ impl Sequence {
         &self.tokens()[..self.n_decoded.min(self.n_reusable)]
     }
 
+    /// Tokens at the beginning of a prompt that are [reusable](Self::reusable).
+    pub fn n_common(&self, prompt: &[Token]) -> usize {
+        prompt.iter().zip(self.reusable()).take_while(|(new, held)| new == held).count()
+    }
+
     /// The slot of the target that holds the sequence.
     pub fn slot(&self) -> Slot {
         self.slot

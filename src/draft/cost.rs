@@ -180,7 +180,7 @@ impl CostTable {
 
     /// Expected milliseconds of a round of `rows` rows, as measured; `None` if that was never measured.
     pub fn measured_ms(&self, rows: usize, used_cells: usize) -> Option<f32> {
-        let entry = self.entries[..=MAX_DRAFT_ROWS].get(rows)?;
+        let entry = self.sizes().get(rows)?;
         (entry.n_samples >= 1).then(|| self.at(entry, used_cells))
     }
 
@@ -192,7 +192,7 @@ impl CostTable {
 
     /// Rounds measured with this many rows.
     pub fn n_samples(&self, rows: usize) -> u32 {
-        self.entries[..=MAX_DRAFT_ROWS].get(rows).map_or(0, |entry| entry.n_samples)
+        self.sizes().get(rows).map_or(0, |entry| entry.n_samples)
     }
 
     /// Milliseconds for sampling one token.
@@ -221,7 +221,7 @@ impl CostTable {
             } else {
                 // Never cheaper than a tenth below the nearest smaller size, never dearer than the nearest larger one.
                 let guess = below.1 * (1.0 + OPTIMISTIC_ROW * (rows - below.0) as f32);
-                let larger = self.entries[rows..=MAX_DRAFT_ROWS].iter().find(|entry| entry.n_samples >= 2);
+                let larger = self.sizes()[rows..].iter().find(|entry| entry.n_samples >= 2);
                 larger.map_or(guess, |entry| guess.min(self.at(entry, used_cells)))
             };
             ms[rows] = cost;
@@ -242,13 +242,18 @@ impl CostTable {
         CostCurve { ms, sample_ms: self.sample_ms, plain_ms }
     }
 
+    /// The entries by rows, without those of plain rounds that several sequences share.
+    fn sizes(&self) -> &[Entry] {
+        &self.entries[..=MAX_DRAFT_ROWS]
+    }
+
     fn at(&self, entry: &Entry, used_cells: usize) -> f32 {
         entry.at(used_cells as f32 * CELLS) * self.speed
     }
 
     /// The slope of the measured size that is nearest to `rows`.
     fn slope_near(&self, rows: usize) -> f32 {
-        let measured = self.entries[..=MAX_DRAFT_ROWS].iter().enumerate().filter(|(_, entry)| entry.n_samples >= 8);
+        let measured = self.sizes().iter().enumerate().filter(|(_, entry)| entry.n_samples >= 8);
         measured.min_by_key(|(size, _)| size.abs_diff(rows)).map_or(0.0, |(_, entry)| entry.slope())
     }
 }

@@ -70,8 +70,7 @@ impl SlotState {
 
     /// Tokens of the prompt that the slot holds already.
     pub(super) fn n_common(&self, prompt: &[Token]) -> usize {
-        let held = if self.is_unclean { &[] } else { self.sequence.reusable() };
-        prompt.iter().zip(held).take_while(|(new, old)| new == old).count()
+        if self.is_unclean { 0 } else { self.sequence.n_common(prompt) }
     }
 
     /// Takes the tokens of the round just done, `ms` of wall time, and hands them out. `plain_ms` is what a plain round of as many

@@ -5,18 +5,8 @@
 #include <string.h>
 
 #include "aded.h"
+#include "misuse.h"
 
-#define GIVES(status, call)                                                                                   \
-    do {                                                                                                      \
-        const aded_status given = (call);                                                                     \
-        if (given != (status)) {                                                                              \
-            fprintf(stderr, "line %d: %s gives %d in place of %d\n", __LINE__, #call, (int) given, (int) (status)); \
-            exit(1);                                                                                          \
-        }                                                                                                     \
-    } while (0)
-
-#define INVALID(call) GIVES(ADED_INVALID_ARGUMENT, call)
-#define OK(call) GIVES(ADED_OK, call)
 
 static aded_drafter *shared;
 

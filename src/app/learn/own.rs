@@ -127,13 +127,20 @@ fn reason(error: &serde_json::Error) -> String {
     }
 }
 
+/// What every text begins from.
+struct Opening {
+    prompt: Vec<Token>,
+    /// A user's words are to follow.
+    asks: bool,
+}
+
 /// What a slot writes.
 struct Writer {
     sequence: Sequence,
     text: u32,
     n_prompt: usize,
-    /// The question, once it is there.
-    question: Option<Vec<Token>>,
+    /// It writes a question, which is to be answered.
+    asks: bool,
     sampler: SamplerChain,
 }
 
@@ -176,7 +183,7 @@ impl OwnTexts<'_> {
                 sequence: Sequence::new(Slot(slot), n_ctx),
                 text: 0,
                 n_prompt: 0,
-                question: None,
+                asks: false,
                 sampler: self.sampler(0)?,
             };
             self.begin(&mut writer, &mut texts.next, &opening, &mut target, &mut decoder, &end_tokens)?;
@@ -193,16 +200,14 @@ impl OwnTexts<'_> {
             decoder.round(&mut target, &mut turns)?;
             drop(turns);
             for writer in writers.iter_mut().filter(|writer| writer.sequence.finish().is_some()) {
-                self.finished(writer, &mut texts, builder)?;
-                match writer.question.take() {
-                    Some(question) if !question.is_empty() => {
-                        let prompt = self.answer_prompt(&question)?;
-                        let prompt = &prompt[..prompt.len().min(SLOT_CELLS as usize - ANSWER_TOKENS)];
-                        start(writer, prompt, ANSWER_TOKENS, &mut target, &mut decoder, &end_tokens)?;
-                    }
-                    _ => {
-                        self.begin(writer, &mut texts.next, &opening, &mut target, &mut decoder, &end_tokens)?;
-                    }
+                let question = self.finished(writer, &mut texts, builder)?;
+                if question.is_empty() {
+                    self.begin(writer, &mut texts.next, &opening, &mut target, &mut decoder, &end_tokens)?;
+                } else {
+                    let prompt = self.answer_prompt(&question)?;
+                    let prompt = &prompt[..prompt.len().min(SLOT_CELLS as usize - ANSWER_TOKENS)];
+                    writer.asks = false;
+                    start(writer, prompt, ANSWER_TOKENS, &mut target, &mut decoder, &end_tokens)?;
                 }
             }
         }
@@ -221,16 +226,18 @@ impl OwnTexts<'_> {
         }
     }
 
-    /// The template up to where a user's words begin; `None` without a template.
-    fn opening(&self) -> Result<Option<Vec<Token>>, Error> {
+    /// What every text begins from: the template up to where a user's words begin, or a token that begins a text.
+    fn opening(&self) -> Result<Opening, Error> {
         const WORDS: &str = "\u{1}words\u{1}";
-        let Some(template) = self.model.chat_template() else { return Ok(None) };
-        let text = self.model.chat_prompt_with(&template, &[ChatMessage::new("user", WORDS)], false)?;
-        match text.split_once(WORDS) {
-            Some((before, _)) => self.model.tokenize_chat(before).map(Some),
+        if let Some(template) = self.model.chat_template() {
+            let text = self.model.chat_prompt_with(&template, &[ChatMessage::new("user", WORDS)], false)?;
             // A template that changes the words beyond recognition: write without it.
-            None => Ok(None),
+            if let Some((before, _)) = text.split_once(WORDS) {
+                return Ok(Opening { prompt: self.model.tokenize_chat(before)?, asks: true });
+            }
         }
+        let prompt = self.model.begin_token().or_else(|| self.model.end_token()).into_iter().collect();
+        Ok(Opening { prompt, asks: false })
     }
 
     fn answer_prompt(&self, question: &[Token]) -> Result<Vec<Token>, Error> {
@@ -249,7 +256,7 @@ impl OwnTexts<'_> {
         &self,
         writer: &mut Writer,
         next: &mut u32,
-        opening: &Option<Vec<Token>>,
+        opening: &Opening,
         target: &mut Target,
         decoder: &mut Decoder,
         end_tokens: &[Token],
@@ -257,37 +264,27 @@ impl OwnTexts<'_> {
         writer.text = *next;
         *next = next.saturating_add(1);
         writer.sampler = self.sampler(writer.text)?;
-        let from_nothing;
-        let (prompt, n_max) = match opening {
-            Some(opening) => (&opening[..], QUESTION_TOKENS),
-            None => {
-                from_nothing =
-                    self.model.begin_token().or_else(|| self.model.end_token()).into_iter().collect::<Vec<_>>();
-                (&from_nothing[..], ANSWER_TOKENS)
-            }
-        };
-        if prompt.is_empty() {
+        if opening.prompt.is_empty() {
             return Err(Error::usage(
                 "the model has neither a chat template nor a token that begins a text: it cannot write by itself",
             ));
         }
-        writer.question = opening.as_ref().map(|_| Vec::new());
-        start(writer, prompt, n_max, target, decoder, end_tokens)
+        writer.asks = opening.asks;
+        let n_max = if opening.asks { QUESTION_TOKENS } else { ANSWER_TOKENS };
+        start(writer, &opening.prompt, n_max, target, decoder, end_tokens)
     }
 
-    /// What a slot has written goes to the file and the corpus; a question is kept to be answered.
-    fn finished(&self, writer: &mut Writer, texts: &mut Texts, builder: &mut CorpusBuilder) -> Result<()> {
+    /// What a slot has written goes to the file and the corpus. Gives the words that are to be answered; none unless it asked.
+    fn finished(&self, writer: &Writer, texts: &mut Texts, builder: &mut CorpusBuilder) -> Result<Vec<Token>> {
         let tokens = &writer.sequence.tokens()[writer.n_prompt..];
-        let is_question = writer.question.as_ref().is_some_and(Vec::is_empty);
-        let kept: Vec<Token> = tokens.iter().copied().filter(|&token| !self.model.is_control(token)).collect();
         if !tokens.is_empty() {
             let line = Line { text: writer.text, tokens: tokens.iter().map(|token| token.0).collect() };
             texts.append(&line)?;
             texts.learn(&line, builder)?;
             self.bar.set_position(texts.n_tokens.min(self.n_tokens));
         }
-        writer.question = is_question.then_some(kept);
-        Ok(())
+        let is_word = |token: &Token| writer.asks && !self.model.is_control(*token);
+        Ok(tokens.iter().copied().filter(is_word).collect())
     }
 }
 
@@ -300,8 +297,7 @@ fn start(
     decoder: &mut Decoder,
     end_tokens: &[Token],
 ) -> Result<(), Error> {
-    let held = writer.sequence.reusable();
-    let n_held = prompt.iter().zip(held).take_while(|(new, old)| new == old).count().min(prompt.len() - 1);
+    let n_held = writer.sequence.n_common(prompt).min(prompt.len() - 1);
     target.truncate(writer.sequence.slot(), n_held as u32)?;
     writer.n_prompt = prompt.len();
     decoder.begin(&mut writer.sequence, &Request { prompt, n_max, end_tokens }, n_held);

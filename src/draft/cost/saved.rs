@@ -79,8 +79,7 @@ impl CostTable {
     fn content(&self) -> Content {
         let mut sizes = Vec::new();
         // Plain rounds of several sequences are not kept: how many share a call differs from server to server.
-        for (rows, entry) in self.entries[..=MAX_DRAFT_ROWS].iter().enumerate().filter(|(_, entry)| entry.n_samples > 0)
-        {
+        for (rows, entry) in self.sizes().iter().enumerate().filter(|(_, entry)| entry.n_samples > 0) {
             let Entry { mean_x, mean_ms, variance_x, covariance, prior_slope, .. } = *entry;
             let speed = self.speed;
             let line = [mean_x, mean_ms * speed, variance_x, covariance * speed, prior_slope * speed];
