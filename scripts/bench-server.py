@@ -17,13 +17,12 @@ import argparse
 import itertools
 import json
 import os
-import socket
 import statistics
-import subprocess
 import sys
 import threading
 import time
-import urllib.request
+
+from servers import Server
 
 TASKS = [
     "Explain in three sentences what {} is.",
@@ -67,32 +66,8 @@ def arguments():
     return parser.parse_args()
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-class Server:
-    """A server process and its address."""
-
-    def __init__(self, name, command):
-        self.name = name
-        self.port = free_port()
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        self.process = subprocess.Popen([*command, "--host", "127.0.0.1", "--port", str(self.port)], **quiet)
-
-    def wait(self):
-        deadline = time.monotonic() + 300
-        while time.monotonic() < deadline:
-            if self.process.poll() is not None:
-                sys.exit(f"{self.name} ended with code {self.process.returncode}")
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5):
-                    return
-            except OSError:
-                time.sleep(0.2)
-        sys.exit(f"{self.name} does not get ready")
+class Client(Server):
+    """A server that is asked."""
 
     def ask(self, prompt, n_tokens):
         """Streams one answer: seconds to the first token and in all, tokens, and the server's timings."""
@@ -105,10 +80,8 @@ class Server:
             "stream": True,
             "stream_options": {"include_usage": True},
         }
-        url = f"http://127.0.0.1:{self.port}/v1/chat/completions"
-        request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
         begun, first, answered, timings = time.monotonic(), None, 0, {}
-        with urllib.request.urlopen(request, timeout=3600) as reply:
+        with self.post(body, 3600) as reply:
             for line in reply:
                 if not line.startswith(b"data: ") or line.strip() == b"data: [DONE]":
                     continue
@@ -176,7 +149,7 @@ def main():
     if args.llama_server:
         # It divides its context among the slots.
         arms["llama-server"] = [args.llama_server, *common, "-c", str(args.context * slots), "--no-webui"]
-    servers = [Server(name, command) for name, command in arms.items()]
+    servers = [Client(name, command) for name, command in arms.items()]
     rows = []
     try:
         first = list(itertools.islice(prompts, 2))
@@ -192,9 +165,7 @@ def main():
                     print(json.dumps(row), flush=True)
     finally:
         for server in servers:
-            server.process.terminate()
-        for server in servers:
-            server.process.wait()
+            server.stop()
     print("| clients | arm | tokens/s | of plain | first token, ms | each token, ms |", file=sys.stderr)
     print("| --- | --- | --- | --- | --- | --- |", file=sys.stderr)
     for count in counts:

@@ -16,56 +16,24 @@ import argparse
 import collections
 import contextlib
 import json
-import socket
-import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from pathlib import Path
+
+from servers import Server
 
 ROOT = Path(__file__).resolve().parent.parent
 NGRAMS = ("ngram-simple", "ngram-map-k", "ngram-map-k4v", "ngram-mod", "ngram-cache")
 MT_BENCH = {"writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities"}
 
 
-class Server:
-    def __init__(self, name, command):
-        self.name = name
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        command = [*map(str, command), "--port", str(self.port)]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 120
-        while not self.is_ready():
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                sys.exit(f'aded: step "servers" failed: {name} did not start: {" ".join(command)}')
-            time.sleep(0.2)
-
-    def is_ready(self):
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=2) as answer:
-                return answer.status == 200
-        except (urllib.error.URLError, OSError):
-            return False
-
+class Peer(Server):
     def answer(self, messages, n_tokens):
         """The answer's text, its number of tokens and the milliseconds of decoding."""
         body = {"messages": messages, "max_tokens": n_tokens, "temperature": 0}
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}/v1/chat/completions",
-            json.dumps(body).encode(),
-            {"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=600) as answer:
+        with self.post(body, 600) as answer:
             reply = json.load(answer)
         timings = reply["timings"]
         return reply["choices"][0]["message"]["content"] or "", timings["predicted_n"], timings["predicted_ms"]
-
-    def stop(self):
-        self.process.terminate()
-        self.process.wait()
 
 
 def read_questions(path, limit):
@@ -108,9 +76,10 @@ def main():
     with contextlib.ExitStack() as stack:
         servers = []
         for name, command in commands(arguments):
-            servers.append(Server(name, command))
+            servers.append(Peer(name, command))
             stack.callback(servers[-1].stop)
         for server in servers:
+            server.wait()
             server.answer([{"role": "user", "content": "Say hello."}], 16)
         for index, (task, turns) in enumerate(questions):
             for at in range(len(servers)):
