@@ -11,7 +11,7 @@ use crate::error::Error;
 /// When llama.cpp computes attention in one fused step.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum FlashAttention {
-    /// Where the backend supports it.
+    /// Where the backend supports it, and where it is not slower than the steps: with llama.cpp's own kernels on a CPU that is timed.
     #[default]
     Auto,
     /// Always.

@@ -1,5 +1,6 @@
 //! Numbers that tell models, files and machines apart.
 
+use super::attention;
 use super::context_params::ContextParams;
 use super::gguf::Value;
 use super::kernels::Kernels;
@@ -73,7 +74,9 @@ pub fn circumstances(model: &Model, params: &ContextParams, n_gpu_layers: i32, k
     for (name, description) in devices() {
         hash.take(name).take(description);
     }
-    hash.take(params.n_threads).take(params.n_threads_batch).take(format_args!("{:?}", params.flash_attention));
+    hash.take(params.n_threads)
+        .take(params.n_threads_batch)
+        .take(format_args!("{:?}", attention::choose(model, params)));
     hash.take(params.type_k.name()).take(params.type_v.name()).take(params.offload_kqv).take(params.swa_full);
     hash.take(params.n_slots).take(params.max_leaves);
     let isa = kernels.isa().map_or("none", crate::kernels::Isa::name);

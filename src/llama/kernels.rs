@@ -59,6 +59,15 @@ pub fn kernels_enable(kernels: &Kernels) -> Option<Isa> {
     kernels.isa()
 }
 
+/// True if our kernels are what fused attention of the process is computed with, where they can.
+pub(super) fn has_attention() -> bool {
+    #[cfg(aded_hook)]
+    let is_on = hook::has_attention();
+    #[cfg(not(aded_hook))]
+    let is_on = false;
+    is_on
+}
+
 /// What the kernels computed since the start of the process.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct KernelCounts {

@@ -3,6 +3,7 @@
 //! [`Model`] is a loaded file, [`Target`] one context of it that takes part in drafting, [`SamplerChain`] llama.cpp's samplers, and
 //! [`text`] the way between tokens and characters. All of llama.cpp's types stay inside.
 
+mod attention;
 mod characters;
 mod chat;
 mod clock;

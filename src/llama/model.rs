@@ -201,6 +201,17 @@ impl Model {
         bytes(values("attention.key_length")?, key_block)?
             .checked_add(bytes(values("attention.value_length")?, value_block)?)
     }
+
+    /// Elements of a head, heads of the queries, heads of keys and values; `None` where heads differ in size, by layer, or do not divide.
+    pub(super) fn attention_heads(&self) -> Option<(u32, u32, u32)> {
+        let number = |key| self.header.architecture_number(key).and_then(|value| u32::try_from(value).ok());
+        let heads = number("attention.head_count").filter(|&heads| heads > 0)?;
+        let kv_heads = number("attention.head_count_kv").unwrap_or(heads);
+        let width = number("attention.key_length").or_else(|| number("embedding_length")?.checked_div(heads))?;
+        let is_even = number("attention.value_length").is_none_or(|value| value == width);
+        let divides = kv_heads > 0 && heads.is_multiple_of(kv_heads) && heads <= 1 << 10;
+        (is_even && divides && (1..=1024).contains(&width)).then_some((width, heads, kv_heads))
+    }
 }
 
 /// What the metadata say about a file that cannot continue a text. llama.cpp would load some of these and answer with nonsense.

@@ -1,8 +1,13 @@
 #include "shim.h"
 
+#include "ggml-backend.h"
+#include "ggml-cpp.h"
 #include "json-schema-to-grammar.h"
 #include "json.h"
 
+#include <algorithm>
+#include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -25,6 +30,26 @@ T guarded(aded_failure * failure, T otherwise, F && body) noexcept {
         std::snprintf(failure->text, sizeof failure->text, "an exception that is no std::exception");
     }
     return otherwise;
+}
+
+// What llama.cpp computes of a layer's attention once queries, keys and values are there.
+ggml_tensor * attention_tensor(ggml_context * context, const aded_attention & shape, int32_t n_rows, bool is_fused) {
+    const float scale = 1.0f / std::sqrt(static_cast<float>(shape.head_size));
+    ggml_tensor * q = ggml_permute(
+        context, ggml_new_tensor_3d(context, GGML_TYPE_F32, shape.head_size, shape.n_heads, n_rows), 0, 2, 1, 3);
+    ggml_tensor * k = ggml_permute(
+        context, ggml_new_tensor_3d(context, shape.type_k, shape.head_size, shape.n_kv_heads, shape.n_cells), 0, 2, 1, 3);
+    if (is_fused) {
+        ggml_tensor * v = ggml_permute(
+            context, ggml_new_tensor_3d(context, shape.type_v, shape.head_size, shape.n_kv_heads, shape.n_cells), 0, 2, 1, 3);
+        ggml_tensor * mask = ggml_new_tensor_2d(context, GGML_TYPE_F16, shape.n_cells, n_rows);
+        return ggml_flash_attn_ext(context, q, k, v, mask, scale, 0.0f, 0.0f);
+    }
+    // Without the fused step the memory holds values by element, not by cell.
+    ggml_tensor * v = ggml_new_tensor_3d(context, shape.type_v, shape.n_cells, shape.head_size, shape.n_kv_heads);
+    ggml_tensor * mask = ggml_new_tensor_2d(context, GGML_TYPE_F32, shape.n_cells, n_rows);
+    ggml_tensor * weights = ggml_soft_max_ext(context, ggml_mul_mat(context, k, q), mask, scale, 0.0f);
+    return ggml_cont(context, ggml_permute(context, ggml_mul_mat(context, v, weights), 0, 2, 1, 3));
 }
 
 struct sampler_free {
@@ -206,5 +231,44 @@ int32_t aded_quantize(
     const char * input, const char * output, const llama_model_quantize_params * params, aded_failure * failure) {
     return guarded<int32_t>(failure, ADED_EXCEPTION, [&]() -> int32_t {
         return static_cast<int32_t>(llama_model_quantize(input, output, params));
+    });
+}
+
+double aded_attention_ms(const aded_attention * attention, int32_t n_rows, bool is_fused, aded_failure * failure) {
+    constexpr double cannot = -1.0;
+    constexpr int    n_runs = 4;
+    return guarded<double>(failure, cannot, [&]() -> double {
+        const ggml_backend_dev_t device = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
+        const ggml_backend_ptr   backend(device ? ggml_backend_dev_init(device, nullptr) : nullptr);
+        const ggml_init_params   params  = { 64 * ggml_tensor_overhead() + ggml_graph_overhead(), nullptr, true };
+        const ggml_context_ptr   context(ggml_init(params));
+        if (!backend || !context) {
+            return cannot;
+        }
+        const auto set_n_threads = reinterpret_cast<ggml_backend_set_n_threads_t>(
+            ggml_backend_reg_get_proc_address(ggml_backend_dev_backend_reg(device), "ggml_backend_set_n_threads"));
+        if (set_n_threads) {
+            set_n_threads(backend.get(), attention->n_threads);
+        }
+        ggml_cgraph * graph = ggml_new_graph(context.get());
+        ggml_build_forward_expand(graph, attention_tensor(context.get(), *attention, n_rows, is_fused));
+        const ggml_backend_buffer_ptr buffer(ggml_backend_alloc_ctx_tensors(context.get(), backend.get()));
+        if (!buffer) {
+            return cannot;
+        }
+        ggml_backend_buffer_clear(buffer.get(), 0);
+        double best = cannot;
+        for (int run = 0; run < n_runs; run++) {
+            const auto begun = std::chrono::steady_clock::now();
+            if (ggml_backend_graph_compute(backend.get(), graph) != GGML_STATUS_SUCCESS) {
+                return cannot;
+            }
+            const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - begun;
+            // The first run touches fresh memory and starts threads.
+            if (run > 0) {
+                best = best < 0.0 ? took.count() : std::min(best, took.count());
+            }
+        }
+        return best;
     });
 }

@@ -104,6 +104,21 @@ int32_t aded_sampler_apply(struct llama_sampler * sampler, llama_token_data_arra
 int32_t aded_sampler_accept(struct llama_sampler * sampler, llama_token token, aded_failure * failure);
 int32_t aded_sampler_reset(struct llama_sampler * sampler, aded_failure * failure);
 
+// The attention of one layer on the CPU, as llama.cpp lays it out: shapes, the memory's types, threads.
+typedef struct aded_attention {
+    int32_t        head_size;
+    int32_t        n_heads;
+    int32_t        n_kv_heads;
+    int32_t        n_cells;
+    int32_t        n_threads;
+    enum ggml_type type_k;
+    enum ggml_type type_v;
+} aded_attention;
+
+// Milliseconds that the layer takes for so many rows, in one fused step or in several: the fastest of a few runs. Negative where it cannot
+// be run.
+double aded_attention_ms(const aded_attention * attention, int32_t n_rows, bool is_fused, aded_failure * failure);
+
 // 0 if the file was written.
 int32_t aded_quantize(
     const char * input, const char * output, const llama_model_quantize_params * params, aded_failure * failure);

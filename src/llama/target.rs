@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use tracing::{debug, warn};
 
-use super::context_params::{ContextParams, FlashAttention};
+use super::attention;
+use super::context_params::ContextParams;
 use super::host;
 use super::memory::{Memory, MemoryKind};
 use super::model::Model;
@@ -86,11 +87,7 @@ impl Target {
             n_outputs_max: params.max_logits_rows.max(n_sequences),
             n_threads: params.n_threads,
             n_threads_batch: params.n_threads_batch,
-            flash_attention: match params.flash_attention {
-                FlashAttention::Auto => None,
-                FlashAttention::On => Some(true),
-                FlashAttention::Off => Some(false),
-            },
+            flash_attention: attention::choose(&model, params),
             type_k: params.type_k.0,
             type_v: params.type_v.0,
             swa_full: params.swa_full,

@@ -52,6 +52,15 @@ pub enum CellType {
 }
 
 impl CellType {
+    /// True if the kernels take heads of so many elements.
+    pub fn takes_heads(self, head_size: usize) -> bool {
+        let unit = match self {
+            Self::F16 => 16,
+            Self::Q8_0 => 32,
+        };
+        head_size > 0 && head_size <= MAX_HEAD_SIZE && head_size.is_multiple_of(unit)
+    }
+
     /// Bytes of a head of `head_size` elements.
     fn head_bytes(self, head_size: usize) -> usize {
         match self {
@@ -115,13 +124,7 @@ fn scratch_floats() -> usize {
 impl Attention {
     /// True if the kernels can compute these shapes.
     pub fn is_supported(&self) -> bool {
-        let unit = match self.cells {
-            CellType::F16 => 16,
-            CellType::Q8_0 => 32,
-        };
-        self.head_size > 0
-            && self.head_size <= MAX_HEAD_SIZE
-            && self.head_size.is_multiple_of(unit)
+        self.cells.takes_heads(self.head_size)
             && self.n_kv_heads > 0
             && self.n_heads > 0
             && self.n_heads.is_multiple_of(self.n_kv_heads)

@@ -5,7 +5,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::c_void;
-use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::{ptr, slice, thread};
 
@@ -98,8 +98,15 @@ pub(in crate::llama) fn register() {
 pub(in crate::llama) fn switch(parts: u32, isa: Option<Isa>) {
     let number = isa.map_or(0, |isa| 1 + Isa::ALL.iter().position(|&i| i == isa).unwrap_or(0) as u8);
     ISA.store(number, Ordering::Relaxed);
+    let parts = if isa.is_some() { parts } else { 0 };
+    HAS_ATTENTION.store(parts & ATTENTION != 0, Ordering::Relaxed);
     // SAFETY: stores a number.
-    unsafe { aded_hook_switch(if isa.is_some() { parts } else { 0 }) };
+    unsafe { aded_hook_switch(parts) };
+}
+
+/// True if attention is taken over now.
+pub(in crate::llama) fn has_attention() -> bool {
+    HAS_ATTENTION.load(Ordering::Relaxed)
 }
 
 /// Products and attentions that the kernels computed since the start.
@@ -112,6 +119,8 @@ pub(in crate::llama) fn counts() -> (u64, u64) {
 
 /// 0: none; else one more than the index in `Isa::ALL`. A placed weight keeps the set it was packed for.
 static ISA: AtomicU8 = AtomicU8::new(0);
+
+static HAS_ATTENTION: AtomicBool = AtomicBool::new(false);
 
 fn isa() -> Option<Isa> {
     Isa::ALL.get(usize::from(ISA.load(Ordering::Relaxed)).wrapping_sub(1)).copied()

@@ -4,6 +4,7 @@
 //! what it answers with a C++ exception is caught in `shim.cpp`.
 #![allow(unsafe_code)]
 
+mod attention;
 mod context;
 #[cfg(aded_hook)]
 pub(super) mod hook;
@@ -11,6 +12,7 @@ mod model;
 mod quantize;
 mod sampler;
 
+pub(super) use attention::{AttentionShape, attention_ms};
 pub(super) use context::{BatchRows, Context, ContextOptions, DecodeFailure};
 pub(super) use model::{LoadOptions, ModelHandle};
 pub(super) use quantize::{QuantizeRequest, quantize, tensor_type, tensor_type_name};
