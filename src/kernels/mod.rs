@@ -8,6 +8,8 @@
 pub mod attention;
 mod half;
 mod isa;
+#[cfg(test)]
+mod memory;
 mod products;
 
 pub use isa::{Feature, Features, Isa};

@@ -124,7 +124,6 @@ impl Weights {
 /// Vocabulary entries of [`tiny_llama`].
 pub const N_VOCAB: u32 = 320;
 const N_EMBD: u64 = 64;
-const N_FF: u64 = 128;
 const N_LAYERS: u32 = 2;
 const N_HEADS: u32 = 4;
 const N_KV_HEADS: u32 = 2;
@@ -162,17 +161,25 @@ pub fn tiny_llama(seed: u64) -> Gguf {
 
 /// As [`tiny_llama`], with output weights of this spread.
 pub fn tiny_llama_with(seed: u64, output: f32) -> Gguf {
+    llama(seed, output, N_EMBD)
+}
+
+/// As [`tiny_llama_with`], with embeddings of this length: a multiple of 256 suits every type of weights.
+pub fn llama(seed: u64, output: f32, n_embd: u64) -> Gguf {
+    let n_ff = 2 * n_embd;
+    // Longer sums of smaller products come to the same.
+    let narrower = (N_EMBD as f32 / n_embd as f32).sqrt();
     let mut file = Gguf::default();
     let mut weights = Weights::new(seed);
     file.text("general.architecture", "llama")
         .text("general.name", "tiny")
         .u32("llama.context_length", N_CTX_TRAIN)
-        .u32("llama.embedding_length", N_EMBD as u32)
+        .u32("llama.embedding_length", n_embd as u32)
         .u32("llama.block_count", N_LAYERS)
-        .u32("llama.feed_forward_length", N_FF as u32)
+        .u32("llama.feed_forward_length", n_ff as u32)
         .u32("llama.attention.head_count", N_HEADS)
         .u32("llama.attention.head_count_kv", N_KV_HEADS)
-        .u32("llama.rope.dimension_count", N_EMBD as u32 / N_HEADS)
+        .u32("llama.rope.dimension_count", n_embd as u32 / N_HEADS)
         .f32("llama.attention.layer_norm_rms_epsilon", 1e-5)
         .u32("llama.vocab_size", N_VOCAB)
         .text(
@@ -180,27 +187,27 @@ pub fn tiny_llama_with(seed: u64, output: f32) -> Gguf {
             "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}<|turn|>{% endfor %}",
         );
     tokenizer(&mut file);
-    let n_kv = N_EMBD * u64::from(N_KV_HEADS) / u64::from(N_HEADS);
+    let n_kv = n_embd * u64::from(N_KV_HEADS) / u64::from(N_HEADS);
     let vocab = u64::from(N_VOCAB);
     let mut matrix = |file: &mut Gguf, name: &str, columns: u64, rows: u64, spread: f32| {
-        let values = weights.spread(columns * rows, spread);
+        let values = weights.spread(columns * rows, spread * narrower);
         file.tensor(name, &[columns, rows], values);
     };
-    matrix(&mut file, "token_embd.weight", N_EMBD, vocab, 1.0);
+    matrix(&mut file, "token_embd.weight", n_embd, vocab, 1.0 / narrower);
     for layer in 0..N_LAYERS {
         let name = |part: &str| format!("blk.{layer}.{part}.weight");
-        file.tensor(&name("attn_norm"), &[N_EMBD], vec![1.0; N_EMBD as usize]);
-        matrix(&mut file, &name("attn_q"), N_EMBD, N_EMBD, 0.35);
-        matrix(&mut file, &name("attn_k"), N_EMBD, n_kv, 0.35);
-        matrix(&mut file, &name("attn_v"), N_EMBD, n_kv, 0.4);
-        matrix(&mut file, &name("attn_output"), N_EMBD, N_EMBD, 0.4);
-        file.tensor(&name("ffn_norm"), &[N_EMBD], vec![1.0; N_EMBD as usize]);
-        matrix(&mut file, &name("ffn_gate"), N_EMBD, N_FF, 0.2);
-        matrix(&mut file, &name("ffn_up"), N_EMBD, N_FF, 0.2);
-        matrix(&mut file, &name("ffn_down"), N_FF, N_EMBD, 0.2);
+        file.tensor(&name("attn_norm"), &[n_embd], vec![1.0; n_embd as usize]);
+        matrix(&mut file, &name("attn_q"), n_embd, n_embd, 0.35);
+        matrix(&mut file, &name("attn_k"), n_embd, n_kv, 0.35);
+        matrix(&mut file, &name("attn_v"), n_embd, n_kv, 0.4);
+        matrix(&mut file, &name("attn_output"), n_embd, n_embd, 0.4);
+        file.tensor(&name("ffn_norm"), &[n_embd], vec![1.0; n_embd as usize]);
+        matrix(&mut file, &name("ffn_gate"), n_embd, n_ff, 0.2);
+        matrix(&mut file, &name("ffn_up"), n_embd, n_ff, 0.2);
+        matrix(&mut file, &name("ffn_down"), n_ff, n_embd, 0.2);
     }
-    file.tensor("output_norm.weight", &[N_EMBD], vec![1.0; N_EMBD as usize]);
-    matrix(&mut file, "output.weight", N_EMBD, vocab, output);
+    file.tensor("output_norm.weight", &[n_embd], vec![1.0; n_embd as usize]);
+    matrix(&mut file, "output.weight", n_embd, vocab, output);
     file
 }
 

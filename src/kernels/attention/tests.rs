@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::kernels::half::{f16_to_f32, f32_to_f16};
+use crate::kernels::memory::{Buffer, Memory};
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg32;
 
@@ -20,6 +21,27 @@ struct Case {
     v: Vec<u8>,
     mask: Option<Vec<u16>>,
     positions: Option<Vec<i32>>,
+}
+
+/// What a call reads.
+struct Data {
+    q: Buffer<f32>,
+    k: Buffer<u8>,
+    v: Buffer<u8>,
+    mask: Option<Buffer<u16>>,
+    positions: Option<Buffer<i32>>,
+}
+
+impl Data {
+    fn new(case: &Case, memory: Memory) -> Self {
+        Self {
+            q: memory.copy(&case.q),
+            k: memory.copy(&case.k),
+            v: memory.copy(&case.v),
+            mask: case.mask.as_ref().map(|mask| memory.copy(mask)),
+            positions: case.positions.as_ref().map(|positions| memory.copy(positions)),
+        }
+    }
 }
 
 /// What the threads of a call share.
@@ -80,7 +102,8 @@ impl Case {
         Self { n_rows: 1, q, mask, ..self.clone() }
     }
 
-    fn attention(&self, out: *mut f32) -> Attention {
+    /// The call on these copies of the case's data.
+    fn attention(&self, data: &Data) -> Attention {
         let cache = |data: &[u8]| Heads {
             data: data.as_ptr(),
             row_bytes: self.n_kv_heads * self.head_bytes(),
@@ -95,30 +118,36 @@ impl Case {
             scale: 0.3,
             soft_cap: self.soft_cap,
             q: Heads {
-                data: self.q.as_ptr(),
+                data: data.q.as_ptr(),
                 row_bytes: self.n_heads * self.head_size * 4,
                 head_bytes: self.head_size * 4,
             },
-            k: cache(&self.k),
-            v: cache(&self.v),
+            k: cache(&data.k),
+            v: cache(&data.v),
             cells: self.cells,
-            mask: self.mask.as_ref().map_or(std::ptr::null(), |m| m.as_ptr()),
+            mask: data.mask.as_ref().map_or(std::ptr::null(), |m| m.as_ptr()),
             mask_row_bytes: self.n_cells * 2,
-            positions: self.positions.as_ref().map_or(std::ptr::null(), |p| p.as_ptr()),
-            out,
+            positions: data.positions.as_ref().map_or(std::ptr::null(), |p| p.as_ptr()),
+            out: std::ptr::null_mut(),
         }
     }
 
-    fn run(&self, isa: Option<Isa>, n_threads: usize) -> Vec<f32> {
-        let mut out = vec![f32::NAN; self.n_rows * self.n_heads * self.head_size];
-        let attention = self.attention(out.as_mut_ptr());
+    fn run(&self, isa: Option<Isa>, n_threads: usize) -> Buffer<f32> {
+        self.run_in(Memory::Heap, isa, n_threads)
+    }
+
+    /// As [`run`](Self::run), with all buffers in this memory.
+    fn run_in(&self, memory: Memory, isa: Option<Isa>, n_threads: usize) -> Buffer<f32> {
+        let data = Data::new(self, memory);
+        let mut out = memory.filled(self.n_rows * self.n_heads * self.head_size, f32::NAN);
+        let attention = Attention { out: out.as_mut_ptr(), ..self.attention(&data) };
         assert!(attention.is_supported());
-        let mut work = vec![0xffu8; attention.work_bytes(n_threads)];
+        let mut work = memory.filled(attention.work_bytes(n_threads), 0xffu8);
         let shared = Shared(attention, work.as_mut_ptr());
         let barrier = std::sync::Barrier::new(n_threads);
         let run = &|thread| {
             let Shared(attention, work) = shared.get();
-            // SAFETY: all pointers come from vectors of these shapes, and each thread has its own number.
+            // SAFETY: all pointers come from buffers of these shapes, and each thread has its own number.
             unsafe {
                 let mut order = Order::new();
                 order.update(attention);
@@ -322,6 +351,54 @@ fn useless_positions_fall_back_to_memory_order() {
         let odd = Case { positions: Some(positions), ..case.clone() };
         for isa in sets() {
             assert_eq!(bits(&case.run(isa, 2)), bits(&odd.run(isa, 2)));
+        }
+    }
+}
+
+/// Every buffer begins or ends at a page that nobody may touch: a byte too much would end the process.
+#[test]
+fn nothing_outside_the_buffers_is_touched() {
+    for (cells, unit) in [(CellType::F16, 16), (CellType::Q8_0, 32)] {
+        for (head_size, n_rows) in (unit..=256).step_by(unit).zip((1..=16).cycle()) {
+            for n_cells in [1, 17, 273] {
+                let all_seen = Case::random(1, head_size, [6, 2], n_rows, n_cells, cells);
+                let masked = all_seen.clone().masked(2, 0.7);
+                let scattered = scattered(&masked, n_cells + n_cells / 3 + 1, |i| i + i / 3);
+                for case in [all_seen, masked, scattered] {
+                    for isa in sets() {
+                        let expected = bits(&case.run(isa, 1));
+                        for &memory in Memory::GUARDED {
+                            let out = case.run_in(memory, isa, 1 + n_rows % 3);
+                            assert_eq!(bits(&out), expected, "{isa:?} {cells:?} {head_size} {n_rows} x {n_cells}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn random_shapes_agree_with_double_precision_and_touch_nothing_else() {
+    let mut rng = Pcg32::seed_from_u64(1);
+    for seed in 0..40 {
+        let cells = if rng.random_bool(0.5) { CellType::F16 } else { CellType::Q8_0 };
+        let head_size = 32 * rng.random_range(1..=8);
+        let n_kv_heads = rng.random_range(1..=3);
+        let n_heads = n_kv_heads * rng.random_range(1..=7);
+        let (n_rows, n_cells) = (rng.random_range(1..=50), rng.random_range(1..=300));
+        let mut case = Case::random(seed, head_size, [n_heads, n_kv_heads], n_rows, n_cells, cells);
+        if rng.random_bool(0.8) {
+            case = case.masked(seed, rng.random_range(0.01..1.0));
+        }
+        if rng.random_bool(0.3) {
+            case.soft_cap = rng.random_range(0.5..50.0);
+        }
+        case.check(&format!("{n_rows} rows of {n_heads} heads of {head_size}, {n_cells} cells, seed {seed}"));
+        let memory = Memory::GUARDED.get(seed as usize % 2).copied().unwrap_or(Memory::Heap);
+        for isa in sets() {
+            let expected = bits(&case.run(isa, 1));
+            assert_eq!(expected, bits(&case.run_in(memory, isa, rng.random_range(1..=8))), "{isa:?}, seed {seed}");
         }
     }
 }

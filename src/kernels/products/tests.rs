@@ -3,6 +3,7 @@
 use super::reference::{block, dequantise, unrounded};
 use super::*;
 use crate::kernels::half::f32_to_f16;
+use crate::kernels::memory::{Buffer, Memory};
 
 /// A small generator: the tests need variety, not quality.
 struct Random(u64);
@@ -105,9 +106,22 @@ impl<T> Shared<T> {
 }
 
 /// Packs, rounds and multiplies, each on `threads` threads. Every buffer is a box of its exact size.
-fn multiply(weight: &Weight, source: &[u8], x: &[f32], n_columns: usize, threads: usize) -> Box<[f32]> {
+fn multiply(weight: &Weight, source: &[u8], x: &[f32], n_columns: usize, threads: usize) -> Buffer<f32> {
+    multiply_in(Memory::Heap, weight, source, x, n_columns, threads)
+}
+
+/// As [`multiply`], with all buffers in this memory.
+fn multiply_in(
+    memory: Memory,
+    weight: &Weight,
+    source: &[u8],
+    x: &[f32],
+    n_columns: usize,
+    threads: usize,
+) -> Buffer<f32> {
     let part = |i: usize, n: usize| n * i / threads..n * (i + 1) / threads;
-    let mut packed = vec![0xaa; weight.packed_bytes()].into_boxed_slice();
+    let (source, x) = (&*memory.copy(source), &*memory.copy(x));
+    let mut packed = memory.filled(weight.packed_bytes(), 0xaa);
     std::thread::scope(|scope| {
         let mut rest = &mut packed[..];
         for i in 0..threads {
@@ -119,8 +133,8 @@ fn multiply(weight: &Weight, source: &[u8], x: &[f32], n_columns: usize, threads
             scope.spawn(move || weight.pack(source, own).expect("sizes fit"));
         }
     });
-    let mut scratch = vec![u32::MAX; weight.scratch_bytes(n_columns) / 4].into_boxed_slice();
-    let mut out = vec![f32::NAN; weight.rows() * n_columns].into_boxed_slice();
+    let mut scratch = memory.filled(weight.scratch_bytes(n_columns) / 4, u32::MAX);
+    let mut out = memory.filled(weight.rows() * n_columns, f32::NAN);
     let shared = Shared(scratch.as_mut_ptr());
     std::thread::scope(|scope| {
         for i in 0..threads {
@@ -135,7 +149,7 @@ fn multiply(weight: &Weight, source: &[u8], x: &[f32], n_columns: usize, threads
     let results = Shared(out.as_mut_ptr());
     std::thread::scope(|scope| {
         for i in 0..threads {
-            let (packed, scratch, results) = (&packed, &scratch, &results);
+            let (packed, scratch, results) = (&*packed, &*scratch, &results);
             let groups = part(i, weight.n_groups());
             // SAFETY: as above; the threads' groups do not meet.
             scope.spawn(move || unsafe {
@@ -212,7 +226,7 @@ fn a_column_is_the_same_among_any_number_of_columns() {
         let source = weights(weight_type, rows, cols, Fill::Random, &mut random);
         let x = floats(cols * 50, &mut random);
         let alone: Vec<f32> =
-            x.chunks_exact(cols).flat_map(|column| multiply(&weight, &source, column, 1, 1)).collect();
+            x.chunks_exact(cols).flat_map(|column| multiply(&weight, &source, column, 1, 1).to_vec()).collect();
         for n_columns in (1..=16).chain([17, 33, 50]) {
             let together = multiply(&weight, &source, &x[..cols * n_columns], n_columns, 1 + n_columns % 8);
             let same = together.iter().zip(&alone).all(|(a, b)| a.to_bits() == b.to_bits());
@@ -262,6 +276,26 @@ fn nothing_is_written_between_the_columns() {
         for column in out.chunks(stride) {
             assert!(column[..rows].iter().all(|v| v.is_finite()), "{weight_type:?} {isa:?}");
             assert!(column[rows..].iter().all(|&v| v == -7.0), "{weight_type:?} {isa:?}");
+        }
+    }
+}
+
+/// Every buffer begins or ends at a page that nobody may touch: a byte too much would end the process.
+#[test]
+fn nothing_outside_the_buffers_is_touched() {
+    let mut random = Random(10);
+    for (rows, cols) in [(1, 16), (15, 32), (17, 48), (33, 96), (16, 160), (2, 224), (19, 256), (47, 512), (5, 1280)] {
+        for (weight_type, isa, weight) in each_weight(rows, cols) {
+            let source = weights(weight_type, rows, cols, Fill::Random, &mut random);
+            let x = floats(cols * 19, &mut random);
+            for n_columns in 1..=19 {
+                let (x, threads) = (&x[..cols * n_columns], 1 + n_columns % 3);
+                let expected = multiply(&weight, &source, x, n_columns, 1);
+                for &memory in Memory::GUARDED {
+                    let out = multiply_in(memory, &weight, &source, x, n_columns, threads);
+                    assert_eq!(out[..], expected[..], "{weight_type:?} {isa:?} {rows} x {cols}, {n_columns} columns");
+                }
+            }
         }
     }
 }
