@@ -13,7 +13,7 @@ use anyhow::Result;
 use clap::{CommandFactory as _, FromArgMatches as _};
 
 use app::flags::{Cli, Command};
-use app::{argv, bench, chat, doctor, failure, inspect, learn, memory, models, quantize, replay, run, version};
+use app::{argv, bench, chat, doctor, failure, inspect, learn, man, memory, models, quantize, replay, run, version};
 
 fn main() -> ExitCode {
     match parse(env::args_os()).and_then(|cli| dispatch(&cli)) {
@@ -53,6 +53,7 @@ fn dispatch(cli: &Cli) -> Result<()> {
             io::stdout().lock().write_all(&script)?;
             Ok(())
         }
+        Some(Command::Man { names }) => man::man(names),
         None => Err(Cli::command().error(clap::error::ErrorKind::MissingSubcommand, "give a subcommand").into()),
     }
 }

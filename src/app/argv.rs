@@ -6,8 +6,9 @@
 use std::ffi::{OsStr, OsString};
 
 use anyhow::{Error, Result};
+use clap::error::{ContextKind, ContextValue};
 use clap::parser::ValueSource;
-use clap::{ArgMatches, Command};
+use clap::{Arg, ArgAction, ArgMatches, Command};
 
 /// llama.cpp's flags of several letters behind a single dash, and how they are spelled out. Those that aded does not know are here as
 /// well: spelled out, they are refused by their own names.
@@ -16,7 +17,6 @@ pub(crate) const SPELLINGS: &[(&str, &str)] = &[
     ("-bs", "--backend-sampling"),
     ("-cb", "--cont-batching"),
     ("-Cb", "--cpu-mask-batch"),
-    ("-cl", "--cache-list"),
     ("-cmoe", "--cpu-moe"),
     ("-cms", "--checkpoint-min-step"),
     ("-cnv", "--conversation"),
@@ -52,7 +52,6 @@ pub(crate) const SPELLINGS: &[(&str, &str)] = &[
     ("-mli", "--multiline-input"),
     ("-mm", "--mmproj"),
     ("-mmu", "--mmproj-url"),
-    ("-mu", "--model-url"),
     ("-ncffn", "--n-cpu-ffn"),
     ("-ncmoe", "--n-cpu-moe"),
     ("-ngl", "--gpu-layers"),
@@ -157,7 +156,9 @@ const OTHER_DRAFTS: &[&str] = &["--spec-default", "-lcs", "--lookup-cache-static
 pub(crate) fn normalise(arguments: impl IntoIterator<Item = OsString>) -> Result<Vec<OsString>> {
     let mut out = Vec::new();
     let (mut is_text, mut is_over) = (true, false);
+    let mut is_server = false;
     for argument in arguments {
+        is_server |= out.len() == 1 && (argument == "serve" || argument == "server");
         // The first argument is the program's own name.
         if is_text || is_over {
             (is_text, is_over) = (false, is_over);
@@ -172,13 +173,25 @@ pub(crate) fn normalise(arguments: impl IntoIterator<Item = OsString>) -> Result
         let (name, value) = text.split_once('=').map_or((text, None), |(name, value)| (name, Some(value)));
         // llama.cpp takes `--ctx_size` for `--ctx-size`.
         let dashed = if name.starts_with("--") { name.replace('_', "-") } else { name.to_owned() };
-        refuse(&dashed)?;
+        // The server warns of those that programs give which start llama-server, and goes on.
+        if !(is_server && ["--spec-draft-n-max", "--spec-draft-n-min"].contains(&dashed.as_str())) {
+            refuse(&dashed)?;
+        }
         let name = SPELLINGS.iter().find(|(short, _)| *short == dashed).map_or(dashed.as_str(), |(_, long)| long);
         is_text = value.is_none() && TAKE_TEXT.contains(&name);
         out.push(value.map_or_else(|| name.into(), |value| format!("{name}={value}").into()));
     }
     Ok(out)
 }
+
+/// What llama.cpp does by a flag and we do otherwise.
+const ELSEWHERE: &[(&str, &str)] = &[
+    ("-cl", "`aded models ls` lists the models on this machine"),
+    ("--cache-list", "`aded models ls` lists the models on this machine"),
+    ("--list-devices", "`aded doctor --no-curve` lists the devices"),
+    ("-mu", "fetch the file and name it with -m, or name a repository with -hf"),
+    ("--model-url", "fetch the file and name it with -m, or name a repository with -hf"),
+];
 
 fn refuse(name: &str) -> Result<()> {
     let begins = |prefixes: &[&str]| prefixes.iter().any(|prefix| name.starts_with(prefix));
@@ -190,6 +203,8 @@ fn refuse(name: &str) -> Result<()> {
         format!(
             "{name} is for another way of drafting; here --spec on|off|auto switches drafting, --spec-search and --corpus shape it"
         )
+    } else if let Some((_, instead)) = ELSEWHERE.iter().find(|(flag, _)| *flag == name) {
+        format!("{name} is llama.cpp's; here {instead}")
     } else {
         return Ok(());
     };
@@ -236,11 +251,36 @@ pub(crate) const LLAMA_ENVIRONMENT: &[(&str, &str)] = &[
 /// clap's, and a usage error where two models are named.
 pub(crate) fn matches(command: Command, arguments: Vec<OsString>) -> Result<ArgMatches> {
     let command = with_habits(command);
-    let matches = command.clone().try_get_matches_from(&arguments)?;
+    let matches = command.clone().try_get_matches_from(&arguments).map_err(|error| with_source(error, &command))?;
     match beaten(&matches)? {
         Some(ids) => Ok(without_environment(command, ids).try_get_matches_from(&arguments)?),
         None => Ok(matches),
     }
+}
+
+/// An error about a value that nobody typed names the environment variable that it came from.
+fn with_source(mut error: clap::Error, command: &Command) -> clap::Error {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => text.as_str(),
+        _ => "",
+    };
+    let (flag, value) = (text(ContextKind::InvalidArg), text(ContextKind::InvalidValue));
+    let name = flag.trim_start_matches("--").split([' ', '[']).next().unwrap_or_default();
+    let variable = variable_of(command, name).filter(|name| {
+        let is_quoted = |set: OsString| set.to_string_lossy().split(',').any(|part| part == value);
+        std::env::var_os(name).is_some_and(is_quoted)
+    });
+    if let Some(variable) = variable {
+        let tip = format!("the environment variable {} says so", variable.to_string_lossy());
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
+    }
+    error
+}
+
+/// The environment variable of a flag, of whichever subcommand.
+fn variable_of(command: &Command, long: &str) -> Option<OsString> {
+    let own = command.get_arguments().find(|argument| argument.get_long() == Some(long)).and_then(Arg::get_env);
+    own.map(OsStr::to_owned).or_else(|| command.get_subcommands().find_map(|command| variable_of(command, long)))
 }
 
 /// Of `--model` and `--hf-repo` one is enough. A flag beats what the environment says of the other: the ids of what then counts as unset.
@@ -283,14 +323,19 @@ fn without_environment(command: Command, ids: &'static [&'static str]) -> Comman
 }
 
 /// Lets llama.cpp's habits and environment variables stand in, in a command and all its subcommands. An empty variable counts as unset.
-fn with_habits(command: Command) -> Command {
-    let is_set = |name: &OsStr| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+pub(crate) fn with_habits(command: Command) -> Command {
+    let value = |name: &OsStr| std::env::var_os(name);
+    let is_set = |name: &OsStr| value(name).is_some_and(|value| !value.is_empty());
     let command = command.mut_args(|argument| {
+        let argument = with_spelling(argument);
         let own = argument.get_env().is_some_and(is_set);
         let id = argument.get_id().as_str().to_owned();
+        let is_switch = argument.get_env().is_some() && matches!(argument.get_action(), ArgAction::SetTrue);
+        let argument = if is_switch { argument.value_parser(switch) } else { argument };
         match LLAMA_ENVIRONMENT.iter().find(|(of, name)| *of == id && is_set(OsStr::new(name))) {
             Some((_, name)) if !own => argument.env(*name),
-            _ if argument.get_env().is_some() && !own => argument.env(None::<&str>),
+            // One that is unset stays, for the help to name it.
+            _ if argument.get_env().is_some_and(|name| value(name).is_some() && !own) => argument.env(None::<&str>),
             _ => argument,
         }
     });
@@ -298,8 +343,28 @@ fn with_habits(command: Command) -> Command {
     command.args_override_self(true).mut_subcommands(with_habits)
 }
 
+/// The help of a flag names llama.cpp's short form, which clap does not know.
+fn with_spelling(argument: Arg) -> Arg {
+    let short = SPELLINGS.iter().find(|(_, long)| argument.get_long() == Some(&long[2..]));
+    let (Some((short, _)), Some(help)) = (short, argument.get_help()) else { return argument };
+    let help = format!("{help} [short: {short}]");
+    argument.help(help)
+}
+
+/// A switch in the environment, by llama.cpp's words and those of Hugging Face's tools.
+fn switch(text: &str) -> Result<bool, String> {
+    match text.to_lowercase().as_str() {
+        "1" | "on" | "true" | "enabled" | "yes" | "y" | "t" => Ok(true),
+        "0" | "off" | "false" | "disabled" | "no" | "n" | "f" => Ok(false),
+        _ => Err("`on` or `off` is expected".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    #[cfg(feature = "server")]
+    use clap::CommandFactory as _;
+
     use super::*;
 
     fn run(arguments: &[&str]) -> Vec<String> {
@@ -335,5 +400,33 @@ mod tests {
             let error = normalise(["aded", "run", name, "8"].map(OsString::from)).unwrap_err().to_string();
             assert!(error.contains("--spec"), "{name}: {error}");
         }
+    }
+
+    #[cfg(feature = "server")]
+    #[test]
+    fn the_server_takes_the_lengths_that_llama_server_is_started_with() {
+        let line = ["aded", "serve", "--spec-draft-n-max", "16", "--spec-type", "ngram-mod"];
+        let normalised = normalise(line.map(OsString::from)).unwrap();
+        assert!(matches(crate::app::flags::Cli::command(), normalised).is_ok());
+        assert!(normalise(["aded", "serve", "--draft-max", "16"].map(OsString::from)).is_err());
+    }
+
+    #[test]
+    fn flags_of_what_is_elsewhere_say_where() {
+        for (name, instead) in ELSEWHERE {
+            let error = normalise(["aded", "run", name].map(OsString::from)).unwrap_err().to_string();
+            assert!(error.starts_with(name) && error.ends_with(instead), "{error}");
+        }
+    }
+
+    #[test]
+    fn switches_take_llama_cpps_words() {
+        for word in ["1", "on", "ENABLED", "true", "YES"] {
+            assert_eq!(switch(word), Ok(true), "{word}");
+        }
+        for word in ["0", "off", "Disabled", "false", "no"] {
+            assert_eq!(switch(word), Ok(false), "{word}");
+        }
+        assert!(switch("maybe").is_err() && switch("").is_err());
     }
 }

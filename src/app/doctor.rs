@@ -19,7 +19,7 @@ use super::bench::statistics::median;
 use super::bench::{filler, machine};
 use super::flags::{ContextArgs, KernelArgs, LogArgs, ModelArgs, SpecArgs};
 use super::models::{self, cache};
-use super::{chat, interrupt, log, resolve, version};
+use super::{chat, interrupt, log, memory, resolve, version};
 
 /// The shape of `--json`, told in docs/tuning.md. Raised when a field changes its meaning or goes.
 const SCHEMA: &str = "aded-doctor-1";
@@ -181,6 +181,9 @@ fn look(args: &DoctorArgs) -> Report {
     }
     cache::hub_folders().iter().for_each(|folder| add("hub cache", folder));
     cache::llama_cpp_folders().iter().for_each(|folder| add("llama.cpp cache", folder));
+    if let Some(folder) = memory::texts_folder() {
+        add("memories", &folder);
+    }
     if let Some(folder) = chat::history_file().as_deref().and_then(Path::parent) {
         add("chat history", folder);
     }

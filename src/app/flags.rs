@@ -54,6 +54,12 @@ pub(crate) enum Command {
         /// Shell.
         shell: clap_complete::Shell,
     },
+    /// Print a manual page: `aded man | man -l -`, `aded man run | man -l -`.
+    Man {
+        /// Command that the page is about [default: the program].
+        #[arg(value_name = "COMMAND")]
+        names: Vec<String>,
+    },
 }
 
 /// Which model, and where its weights go.
@@ -72,13 +78,13 @@ pub(crate) struct ModelArgs {
     #[arg(long, alias = "n-gpu-layers", value_name = "N", default_value = "all", env = "ADED_GPU_LAYERS", value_parser = gpu_layers, allow_negative_numbers = true)]
     pub(crate) gpu_layers: i32,
     /// Read the file instead of mapping it.
-    #[arg(long)]
+    #[arg(long, env = "ADED_NO_MMAP")]
     pub(crate) no_mmap: bool,
     /// Keep the weights from being swapped out.
-    #[arg(long)]
+    #[arg(long, env = "ADED_MLOCK")]
     pub(crate) mlock: bool,
     /// Look for invalid numbers in the weights while loading.
-    #[arg(long)]
+    #[arg(long, env = "ADED_CHECK_TENSORS")]
     pub(crate) check_tensors: bool,
 }
 
@@ -87,13 +93,13 @@ pub(crate) struct ModelArgs {
 #[command(next_help_heading = "Model")]
 pub(crate) struct HubArgs {
     /// File of the repository, in place of a quantisation.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", env = "ADED_HF_FILE")]
     pub(crate) hf_file: Option<String>,
     /// Token for private and gated repositories.
     #[arg(long, value_name = "TOKEN", env = "HF_TOKEN", hide_env_values = true)]
     pub(crate) hf_token: Option<String>,
     /// Use what is on this machine and fetch nothing; also HF_HUB_OFFLINE.
-    #[arg(long, env = "ADED_OFFLINE", value_parser = clap::builder::FalseyValueParser::new())]
+    #[arg(long, env = "ADED_OFFLINE")]
     pub(crate) offline: bool,
 }
 
@@ -132,10 +138,10 @@ pub(crate) struct ContextArgs {
     #[arg(long, hide = true)]
     pub(crate) no_context_shift: bool,
     /// Tokens of the prompt that stay when the context is shifted; -1 = all.
-    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true, env = "ADED_KEEP")]
     pub(crate) keep: i32,
     /// Keep the memory off the GPU.
-    #[arg(long, overrides_with = "kv_offload")]
+    #[arg(long, overrides_with = "kv_offload", env = "ADED_NO_KV_OFFLOAD")]
     pub(crate) no_kv_offload: bool,
     /// Keep the memory where the layers are (the default).
     #[arg(long, hide = true)]
@@ -214,7 +220,7 @@ pub(crate) struct SpecArgs {
     pub(crate) spec_search: SpecSearch,
     /// Sources of guesses to leave out, for comparisons: copy, log, recall_pair, overlay_pair, corpus, runner_up, recall_token,
     /// overlay_token.
-    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    #[arg(long, value_name = "NAME", value_delimiter = ',', env = "ADED_SPEC_WITHOUT")]
     pub(crate) spec_without: Vec<String>,
     /// With --temp 0: where the two best tokens lie within the noise of batches, compute the position again without a draft.
     #[arg(long, env = "ADED_EXACT")]
@@ -293,12 +299,23 @@ pub(crate) struct LogArgs {
     /// Write the log to a file, at level 3 at least.
     #[arg(long, value_name = "FILE", env = "ADED_LOG_FILE")]
     pub(crate) log_file: Option<PathBuf>,
+    /// Format of the log: json = one object a line, with time, level, origin and message.
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t, env = "ADED_LOG_FORMAT")]
+    pub(crate) log_format: LogFormat,
     /// Log nothing.
     #[arg(long, hide = true)]
     pub(crate) log_disable: bool,
     /// Colours: on, off, or auto (on a terminal, unless NO_COLOR is set).
     #[arg(long, value_name = "WHEN", value_enum, default_value_t, default_missing_value = "on", num_args = 0..=1)]
     pub(crate) color: When,
+}
+
+/// How a line of the log is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
+pub(crate) enum LogFormat {
+    #[default]
+    Text,
+    Json,
 }
 
 /// On, off, or by the circumstances.
@@ -392,7 +409,7 @@ pub(crate) struct RunArgs {
 #[command(next_help_heading = "Answer")]
 pub(crate) struct OutputArgs {
     /// Most tokens of the answer; -1 = until the end of the context.
-    #[arg(short = 'n', long, alias = "n-predict", value_name = "N", default_value_t = -1, allow_negative_numbers = true, env = "ADED_PREDICT")]
+    #[arg(short = 'n', long, alias = "n-predict", value_name = "N", default_value_t = -1, allow_negative_numbers = true, env = "ADED_PREDICT", value_parser = predict)]
     pub(crate) predict: i64,
     /// End the answer before this text; may be given several times.
     #[arg(short = 'r', long = "stop", alias = "reverse-prompt", value_name = "TEXT", allow_hyphen_values = true)]
@@ -547,7 +564,11 @@ pub(crate) struct QuantizeArgs {
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum MemoryCommand {
     /// List the memories of all models, and the tables of measured times.
-    Ls,
+    Ls {
+        /// Print a JSON array, one object for each file.
+        #[arg(long)]
+        json: bool,
+    },
     /// Say what a memory holds, in numbers; its texts with --text.
     Show(Box<MemoryShowArgs>),
     /// Remove memories: all of them, measured times as well, or the files named.
@@ -580,6 +601,14 @@ pub(crate) struct MemoryShowArgs {
     pub(crate) text: bool,
     #[command(flatten)]
     pub(crate) model: ModelArgs,
+}
+
+/// llama.cpp's -2, until the context is full, is what -1 means here.
+fn predict(text: &str) -> Result<i64, String> {
+    text.parse()
+        .ok()
+        .filter(|&n| n >= -2)
+        .ok_or_else(|| "a number of tokens is expected, or -1 for no limit".to_owned())
 }
 
 fn gpu_layers(text: &str) -> Result<i32, String> {
@@ -616,6 +645,20 @@ mod tests {
             LLAMA_ENVIRONMENT.iter().filter(|(id, _)| cfg!(feature = "server") || !SERVER_FLAGS.contains(id))
         {
             assert!(known.contains(id), "{name} stands for no flag");
+        }
+    }
+
+    #[test]
+    fn flags_of_model_context_sampling_and_drafting_have_variables_of_their_names() {
+        let command = Cli::command();
+        for argument in command.get_subcommands().flat_map(clap::Command::get_arguments) {
+            let heading = argument.get_help_heading().unwrap_or_default();
+            let is_among = ["Model", "Context", "Sampling", "Drafting"].contains(&heading);
+            if !is_among || argument.is_hide_set() || argument.get_id() == "hf_token" {
+                continue;
+            }
+            let name = format!("ADED_{}", argument.get_id().as_str().to_uppercase());
+            assert_eq!(argument.get_env().and_then(|name| name.to_str()), Some(name.as_str()));
         }
     }
 

@@ -1,9 +1,9 @@
 //! Ctrl-C: the first one asks the work under way to stop, the second one ends the process.
 
-use std::process;
-#[cfg(unix)]
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::{fs, process};
 
 use aded::CancelFlag;
 use anyhow::{Context as _, Result};
@@ -13,6 +13,9 @@ use super::output;
 
 /// Something that looks at the flag is under way.
 static IS_WATCHED: AtomicBool = AtomicBool::new(false);
+
+/// A file that is of no use unless the process comes to its end.
+static UNFINISHED: Mutex<Option<PathBuf>> = Mutex::new(None);
 
 /// The terminal's modes before a line editor changed them.
 #[cfg(unix)]
@@ -28,6 +31,10 @@ pub(crate) fn install() -> Result<CancelFlag> {
         if !IS_WATCHED.load(Ordering::Relaxed) || raised.is_cancelled() {
             output::reset_colour();
             restore_terminal();
+            if let Some(path) = UNFINISHED.lock().ok().and_then(|mut path| path.take()) {
+                // Where it was not begun yet, there is none.
+                let _ = fs::remove_file(path);
+            }
             process::exit(INTERRUPTED.into());
         }
         raised.cancel();
@@ -44,6 +51,13 @@ pub(crate) fn watched() {
 /// From now on nothing looks at the flag: an interrupt ends the process.
 pub(crate) fn unwatched() {
     IS_WATCHED.store(false, Ordering::Relaxed);
+}
+
+/// Removes a file when an interrupt ends the process.
+pub(crate) fn remove_then(path: PathBuf) {
+    if let Ok(mut unfinished) = UNFINISHED.lock() {
+        *unfinished = Some(path);
+    }
 }
 
 /// Notes the terminal's modes, for a process that ends while a line is edited: the shell would find a terminal that shows no typing.

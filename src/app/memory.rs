@@ -187,7 +187,7 @@ fn owner(model: &Model) -> Owner {
 }
 
 /// The folder of what was learnt from texts.
-fn texts_folder() -> Option<PathBuf> {
+pub(crate) fn texts_folder() -> Option<PathBuf> {
     resolve::folder("ADED_MEMORY_DIR", "memory")
 }
 

@@ -12,6 +12,7 @@ pub(crate) mod inspect;
 pub(crate) mod interrupt;
 pub(crate) mod learn;
 pub(crate) mod log;
+pub(crate) mod man;
 pub(crate) mod memory;
 pub(crate) mod models;
 pub(crate) mod output;

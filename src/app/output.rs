@@ -45,6 +45,11 @@ pub(crate) fn note(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
+/// An error of standard output that says what could not be written.
+fn unwritten(error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot write the answer: {error}"))
+}
+
 /// Writes pieces of the answer to standard output as they come.
 pub(crate) struct TextWriter {
     show_draft: bool,
@@ -83,8 +88,7 @@ impl TextWriter {
         }
         IS_COLOURED.store(self.show_draft, Ordering::Relaxed);
         let mut out = io::stdout().lock();
-        out.write_all(self.buffer.as_bytes())?;
-        out.flush()?;
+        out.write_all(self.buffer.as_bytes()).and_then(|()| out.flush()).map_err(unwritten)?;
         IS_COLOURED.store(false, Ordering::Relaxed);
         self.buffer.clear();
         Ok(())
@@ -122,7 +126,10 @@ impl StopFilter {
             return true;
         }
         let begins = |stop: &String| {
-            (1..stop.len()).rev().find(|&n| stop.is_char_boundary(n) && self.held.ends_with(&stop[..n])).unwrap_or(0)
+            (1..stop.len().min(self.held.len() + 1))
+                .rev()
+                .find(|&n| stop.is_char_boundary(n) && self.held.ends_with(&stop[..n]))
+                .unwrap_or(0)
         };
         let end = self.held.len() - self.stops.iter().map(begins).max().unwrap_or(0);
         out.push_str(&self.held[..end]);
@@ -163,9 +170,8 @@ impl<'a> AnswerObject<'a> {
     /// Writes it to standard output, in one line.
     pub(crate) fn write(&self) -> io::Result<()> {
         let mut out = io::stdout().lock();
-        serde_json::to_writer(&mut out, self).map_err(io::Error::from)?;
-        writeln!(out)?;
-        out.flush()
+        let written = serde_json::to_writer(&mut out, self).map_err(io::Error::from);
+        written.and_then(|()| writeln!(out)).and_then(|()| out.flush()).map_err(unwritten)
     }
 }
 

@@ -1,7 +1,7 @@
 //! `aded quantize`: a model file with smaller weights.
 
 use aded::Error;
-use aded::llama::{FileType, QuantizeOptions, TensorType, default_threads, quantize as write};
+use aded::llama::{FileType, QuantizeOptions, TensorType, default_threads, partial_file, quantize as write};
 use anyhow::Result;
 
 use super::flags::QuantizeArgs;
@@ -14,8 +14,9 @@ use super::{interrupt, log};
 /// If a type is not known, the input is no model, or the output cannot be written; an older file then stays as it was.
 pub(crate) fn quantize(args: &QuantizeArgs) -> Result<()> {
     log::install(&args.log)?;
-    // llama.cpp cannot be stopped half-way, so that Ctrl-C ends the process; the file in the making has another name.
+    // llama.cpp cannot be stopped half-way, so that Ctrl-C ends the process, and the file in the making goes with it.
     interrupt::install()?;
+    interrupt::remove_then(partial_file(&args.output));
     let kind: FileType = args.kind.parse()?;
     let tensor_type = |name: &Option<String>| name.as_deref().map(str::parse::<TensorType>).transpose();
     let options = QuantizeOptions {

@@ -139,8 +139,8 @@ impl ContextParams {
     /// [`Error::is_usage`], saying which value is wrong and what would be right.
     pub fn validate(&self) -> Result<(), Error> {
         let positive = [
-            ("threads", self.n_threads),
-            ("threads for batches", self.n_threads_batch),
+            ("number of threads", self.n_threads),
+            ("number of threads for batches", self.n_threads_batch),
             ("batch size", self.n_batch),
             ("physical batch size", self.n_ubatch),
             ("number of slots", self.n_slots),

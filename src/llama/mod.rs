@@ -32,7 +32,7 @@ pub use identity::circumstances;
 pub use kernels::{HAS_KERNELS, KernelCounts, Kernels, kernel_counts, kernels_enable};
 pub use memory::MemoryKind;
 pub use model::{Model, ModelParams};
-pub use quantize::{FileType, QuantizeOptions, TensorType, quantize};
+pub use quantize::{FileType, QuantizeOptions, TensorType, partial_file, quantize};
 pub use sampler::{SamplerChain, SamplingParams};
 pub use target::Target;
 

@@ -121,7 +121,7 @@ pub fn quantize(
     if output.is_dir() {
         return Err(Error::usage(format!("{} is a folder: give a file name", output.display())));
     }
-    let partial = Partial::beside(output);
+    let partial = Partial(partial_file(output));
     // llama.cpp does not say why a file cannot be created; the attempt here does.
     fs::File::create(&partial.0).map_err(io_error)?;
     let text = |path: &Path| {
@@ -140,10 +140,13 @@ pub fn quantize(
     };
     sys::quantize(&request).map_err(|reason| {
         let name = input.display();
-        if reason.contains("requantizing") {
+        if let Some(at) = reason.find("requantizing") {
+            let reason = &reason[at..];
             Error::usage(format!(
                 "the weights of {name} are quantised already ({reason}): allow requantizing, or take the original"
             ))
+        } else if reason.contains("iostream error") {
+            Error::target(format!("cannot write {}: is there room on the disk? ({reason})", output.display()))
         } else {
             Error::target(format!("cannot quantize {name}: {reason}"))
         }
@@ -153,16 +156,16 @@ pub fn quantize(
     fs::rename(&partial.0, output).map_err(io_error)
 }
 
+/// The name under which [`quantize`] writes until the file is complete, for a process that may have to end before and remove it.
+pub fn partial_file(output: impl AsRef<Path>) -> PathBuf {
+    let output = output.as_ref();
+    let mut name = output.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.partial", std::process::id()));
+    output.with_file_name(name)
+}
+
 /// A file in the making; removed if it is still there at the end.
 struct Partial(PathBuf);
-
-impl Partial {
-    fn beside(path: &Path) -> Self {
-        let mut name = path.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".{}.partial", std::process::id()));
-        Self(path.with_file_name(name))
-    }
-}
 
 impl Drop for Partial {
     fn drop(&mut self) {

@@ -112,6 +112,25 @@ pub(crate) struct IgnoredServerArgs {
     no_warmup: bool,
     #[arg(long, hide = true)]
     no_perf: bool,
+    /// Programs that start llama-server give these; drafts are ours all the same.
+    #[arg(long, hide = true)]
+    spec_draft_n_max: Option<String>,
+    #[arg(long, hide = true)]
+    spec_draft_n_min: Option<String>,
+}
+
+impl ServeArgs {
+    /// The flags without those that choose llama.cpp's ways of drafting, and those.
+    pub(crate) fn without_other_drafts(mut self) -> (Self, Vec<String>) {
+        let kind = self.spec.spec_type.take_if(|kind| !["none", "off"].contains(&kind.as_str()));
+        let flags = [
+            ("--spec-type", kind),
+            ("--spec-draft-n-max", self.ignored.spec_draft_n_max.take()),
+            ("--spec-draft-n-min", self.ignored.spec_draft_n_min.take()),
+        ];
+        let told = flags.into_iter().filter_map(|(flag, value)| Some(format!("{flag} {}", value?)));
+        (self, told.collect())
+    }
 }
 
 /// An origin as browsers send it, `*` or `localhost`.

@@ -65,6 +65,15 @@ const STACK_BYTES: usize = 8 << 20;
 /// If the address cannot be used or the model cannot be loaded.
 pub(crate) fn serve(args: &ServeArgs) -> Result<()> {
     log::install(&args.log)?;
+    let (args, ignored) = args.clone().without_other_drafts();
+    let args = &args;
+    for flag in ignored {
+        note(&format!(
+            "warning: {flag} is for llama.cpp's ways of drafting, and ours is used: --spec off switches it off"
+        ));
+    }
+    // Before the address is taken: what is wrong here needs no model.
+    resolve::config(&args.spec)?;
     let interrupted = interrupt::install()?;
     interrupt::watched();
     let keys = Keys::read(&args.server.api_key, args.server.api_key_file.as_deref())?;

@@ -44,6 +44,17 @@ fn a_report_holds_every_group_and_a_repetition_starts_from_nothing() {
 }
 
 #[test]
+fn a_curve_is_a_table_of_rows() {
+    let flags = ["bench", "-m", tiny(), "--curve", "--rows", "1-4+3,6", "-c", "16", "-o"];
+    let csv = aded(&[&flags[..], &["csv"]].concat()).text();
+    let rows: Vec<&str> = csv.lines().skip(1).map(|line| line.rsplit(',').nth(2).unwrap()).collect();
+    assert_eq!(rows, ["1", "4", "6"], "{csv}");
+    let sql = aded(&[&flags[..], &["sql"]].concat()).text();
+    assert_eq!(sql.matches("INSERT INTO aded_curve").count(), 3, "{sql}");
+    assert_eq!(aded(&[&flags[..4], &["--rows", "4-1"]].concat()).code, Some(2));
+}
+
+#[test]
 fn a_recorded_trace_is_replayed_the_same_each_time_and_reports_are_compared() {
     let folder = folder();
     let prompts = write(folder.path(), "q.jsonl", QUESTIONS);

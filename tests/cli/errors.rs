@@ -69,6 +69,7 @@ fn values_out_of_range() {
     run(&["--spec-depth", "0"]).fails(2, "from 1 to 63");
     run(&["--spec-type", "ngram-mod"]).fails(2, "--spec on|off|auto");
     run(&["--draft-max", "8"]).fails(2, "--spec-budget");
+    run(&["-cl"]).fails(2, "aded models ls");
     run(&["-md", "draft.gguf"]).fails(2, "needs none");
     run(&["--spec-without", "luck"]).fails(2, "known are copy");
     aded(&["run", "-hf", "a", "--offline", "-p", "x"]).fails(2, "give user/repo");
@@ -76,7 +77,7 @@ fn values_out_of_range() {
     let outcome = run(&["-c", "2000000000"]);
     assert!(outcome.code == Some(1) && outcome.stderr.contains("a smaller context"), "{}", outcome.stderr);
     // These are worded by the parser of the command line.
-    for flags in [&["--spec", "maybe"][..], &["-c", "many"], &["--no-such-flag"], &["-hf"], &["-n"]] {
+    for flags in [&["--spec", "maybe"][..], &["-n", "-3"], &["-c", "many"], &["--no-such-flag"], &["-hf"], &["-n"]] {
         let outcome = run(flags);
         assert_eq!(outcome.code, Some(2), "{flags:?}: {}", outcome.stderr);
         assert!(outcome.stderr.starts_with("error: ") && outcome.stdout.is_empty(), "{}", outcome.stderr);

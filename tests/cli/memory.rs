@@ -192,6 +192,10 @@ fn memories_are_listed_shown_joined_and_removed() {
     run(cache.path(), "the hat", &["--memory", &at("other")]).text();
     let listed = memory(cache.path(), &["ls"]).text();
     assert!(listed.contains("1 texts, saved just now") && listed.contains("times/"), "{listed}");
+    let listed = memory(cache.path(), &["ls", "--json"]).json();
+    let kinds: Vec<&str> = listed.as_array().unwrap().iter().map(|entry| entry["what"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["memory", "times"], "{listed}");
+    assert_eq!((listed[0]["path"].as_str(), &listed[0]["texts"]), (Some(only(cache.path()).as_str()), &1.into()));
     let shown = memory(cache.path(), &["show", "-m", tiny()]).text();
     assert!(shown.contains("1 word for word") && shown.contains("outcomes"), "{shown}");
     assert_eq!(memory(cache.path(), &["show", &only(cache.path())]).text(), shown);

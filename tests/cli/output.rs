@@ -217,6 +217,39 @@ fn the_environment_stands_in_for_flags() {
     assert_eq!(n(run(&[("ADED_MODEL", tiny()), ("ADED_PREDICT", "3")], &["-n", "5"])), 5);
     assert_eq!(n(run(&[("ADED_MODEL", tiny()), ("ADED_PREDICT", "")], &["-n", "2"])), 2);
     run(&[("ADED_MODEL", tiny()), ("ADED_THREADS", "0")], &[]).fails(2, "at least 1");
+    // Switches take llama.cpp's words, and where a wrong word comes from is said.
+    for (name, word) in [("ADED_EXACT", "on"), ("LLAMA_ARG_CONTEXT_SHIFT", "1"), ("ADED_NO_MMAP", "disabled")] {
+        assert_eq!(n(run(&[("ADED_MODEL", tiny()), (name, word)], &["-n", "2"])), 2, "{name}");
+    }
+    for (name, word) in [("ADED_EXACT", "maybe"), ("ADED_SPEC", "maybe"), ("ADED_TOP_K", "many")] {
+        let wrong = run(&[("ADED_MODEL", tiny()), (name, word)], &[]);
+        assert!(wrong.code == Some(2) && wrong.stderr.contains(name), "{}", wrong.stderr);
+    }
+    let typed = run(&[("ADED_MODEL", tiny()), ("ADED_SPEC", "on")], &["--spec", "maybe"]);
+    assert!(typed.code == Some(2) && !typed.stderr.contains("ADED_SPEC"), "{}", typed.stderr);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_answer_that_cannot_be_written_is_a_failure() {
+    for flags in [&[][..], &["--json"]] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("there on Linux");
+        let outcome = outcome(program().args(["run", "-m", tiny(), "-p", "x", "-n", "3"]).args(flags).stdout(full));
+        outcome.fails(1, "cannot write the answer: ");
+    }
+}
+
+#[test]
+fn manual_pages_name_what_the_help_names() {
+    let page = aded(&["man", "run"]).text();
+    for part in [".TH aded-run 1", "ADED_GPU_LAYERS", "[short: \\-ngl]"] {
+        assert!(page.contains(part), "{part:?} is not in {page}");
+    }
+    assert!(aded(&["man"]).text().contains("aded\\-serve") || !cfg!(feature = "server"));
+    aded(&["man", "bench", "compare"]).text();
+    aded(&["man", "nothing"]).fails(2, "`aded help` lists them");
+    let help = aded(&["run", "--help"]).text();
+    assert!(help.contains("[short: -ngl]") && help.contains("[env: ADED_GPU_LAYERS=]"), "{help}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
-use crate::{SMOLLM2, fetched, program, tiny};
+use crate::{SMOLLM2, fetched, folder, program, tiny};
 
 fn interrupt(child: &Child) {
     let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill is there");
@@ -65,6 +65,23 @@ fn a_second_interrupt_ends_the_process_at_once() {
         interrupt(&child);
         assert_eq!(child.wait().expect("it ends").code(), Some(130));
     }
+}
+
+#[test]
+fn an_interrupt_of_quantising_leaves_nothing_behind() {
+    let Some(model) = fetched(SMOLLM2) else { return };
+    let folder = folder();
+    let files = || folder.path().read_dir().expect("it is there").flatten().map(|entry| entry.path()).next();
+    let arguments = ["q6_k", "--allow-requantize", "-t", "1"];
+    let output = folder.path().join("out.gguf");
+    let mut child = program().arg("quantize").arg(&model).arg(output).args(arguments).spawn().expect("it was built");
+    while files().is_none() {
+        assert!(child.try_wait().expect("it is ours").is_none(), "it ended without a file");
+        sleep(Duration::from_millis(5));
+    }
+    interrupt(&child);
+    assert_eq!(child.wait_with_output().expect("it ends").status.code(), Some(130));
+    assert_eq!(files(), None);
 }
 
 #[test]

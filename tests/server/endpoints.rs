@@ -30,6 +30,19 @@ fn a_model_that_cannot_be_loaded_ends_the_server_with_one_line() {
 }
 
 #[test]
+fn other_ways_of_drafting_are_replaced_by_ours_with_a_warning() {
+    let server = Server::tiny(&["--spec-type", "ngram-mod,draft-eagle3", "--spec-draft-n-max", "16"]);
+    let stderr = server.stderr.lock().unwrap().clone();
+    assert!(
+        stderr.starts_with("warning: --spec-type ngram-mod,draft-eagle3 ") && stderr.contains("n-max 16"),
+        "{stderr}"
+    );
+    let answer =
+        server.ask("/completion", &json!({"prompt": "the hen and the hen and", "n_predict": 24, "temperature": 0}));
+    assert!(answer["timings"]["draft_n"].as_u64().is_some(), "{answer}");
+}
+
+#[test]
 fn models_props_and_slots_tell_what_runs() {
     let server = Server::tiny(&["--alias", "pet", "-np", "2", "--temp", "0.5"]);
     let models = server.get("/v1/models");

@@ -4,6 +4,7 @@
 Usage: page_client.py BASE_URL KEY CHROMIUM [FOLDER_FOR_SCREENSHOTS]
 """
 
+import json
 import pathlib
 import sys
 import time
@@ -71,6 +72,7 @@ with sync_playwright() as playwright:
     answer = page.text_content("article.assistant .text")
     assert answer, "no text"
     assert "tokens per round" in page.text_content("article.assistant .facts")
+    assert not page.text_content("#status"), "what stands below the answer is said twice"
     assert "Answer: " in page.text_content("#spoken")
     assert page.evaluate("document.activeElement.id") == "prompt"
     print("type and stream: ok", flush=True)
@@ -87,8 +89,13 @@ with sync_playwright() as playwright:
     assert page.input_value("#system") == "Answer briefly."
     print("reload: ok", flush=True)
 
+    def endless(route):
+        route.continue_(post_data=json.dumps(route.request.post_data_json | {"ignore_eos": True}))
+
     settings(page, max_tokens="1500", temperature="1.5")
     page.focus("#prompt")
+    # A model may end a story before anybody can stop it.
+    page.route("**/v1/chat/completions", endless)
     ask(page, "<img src=x onerror=alert(1)> Write a very long story.", wait=False)
     until(page, "document.querySelectorAll('article.assistant').length === 3")
     until(page, "[...document.querySelectorAll('article.assistant .text')].at(-1).textContent.length > 20")
@@ -97,6 +104,7 @@ with sync_playwright() as playwright:
     page.wait_for_selector("#send:visible", timeout=30_000)
     assert "(stopped)" in page.locator("article.assistant .facts").last.text_content()
     assert page.locator("article img").count() == 0, "text became markup"
+    page.unroute("**/v1/chat/completions")
     print("stop: ok", flush=True)
 
     page.emulate_media(color_scheme="dark")
@@ -104,6 +112,15 @@ with sync_playwright() as playwright:
     page.set_viewport_size({"width": 380, "height": 700})
     picture(page, "narrow")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "it is wider than the window"
+    page.click("#open-settings")
+    picture(page, "narrow-settings")
+    assert page.eval_on_selector("#settings", "(one) => one.scrollWidth <= one.clientWidth"), "the settings are cut off"
+    page.click("#settings button")
+    settings(page, max_tokens="60", temperature=0)
+    page.focus("#prompt")
+    ask(page, "Say it in four lines of verse.")
+    below = "(log) => log.getBoundingClientRect().bottom - log.querySelector('article:last-child .facts').getBoundingClientRect().bottom"
+    assert page.eval_on_selector("#log", below) >= 0, "the end of the answer is out of sight"
     page.click("#clear")
     assert page.locator("article").count() == 0 and page.is_visible("#empty")
     # Everything that can be used has a name for those who do not see it.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use super::curve::MAX_ROWS;
 use super::measure::Mode;
 use crate::app::flags::{ContextArgs, KernelArgs, LogArgs, ModelArgs, SamplingArgs, SpecArgs};
 
@@ -40,9 +41,9 @@ pub(crate) struct BenchArgs {
     /// Measure instead what a pass costs by its number of rows; -c then lists the contexts.
     #[arg(long)]
     pub(crate) curve: bool,
-    /// With --curve: the numbers of rows to measure, 1 to 32 [default: all].
-    #[arg(long, value_name = "LIST", value_delimiter = ',', requires = "curve", value_parser = clap::value_parser!(u32).range(1..=super::curve::MAX_ROWS as i64))]
-    pub(crate) rows: Vec<u32>,
+    /// With --curve: the numbers of rows to measure, 1 to 32, such as 1,2,4-16+4 [default: all].
+    #[arg(long, value_name = "LIST", value_delimiter = ',', requires = "curve", value_parser = numbers)]
+    pub(crate) rows: Vec<Numbers>,
     /// Format on standard output.
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
     pub(crate) output: Format,
@@ -132,6 +133,20 @@ impl BenchContextArgs {
     }
 }
 
+/// One number of rows or several.
+pub(crate) type Numbers = Vec<usize>;
+
+/// A number of rows, or a range in llama-bench's form: `first-last`, `first-last+step`.
+fn numbers(text: &str) -> Result<Numbers, String> {
+    let (range, step) = text.split_once('+').unwrap_or((text, "1"));
+    let (first, last) = range.split_once('-').unwrap_or((range, range));
+    let number = |text: &str| text.parse().ok().filter(|number| (1..=MAX_ROWS).contains(number));
+    match (number(first), number(last), number(step)) {
+        (Some(first), Some(last), Some(step)) if first <= last => Ok((first..=last).step_by(step).collect()),
+        _ => Err(format!("give numbers from 1 to {MAX_ROWS}, such as 8, 1-4 or 4-16+4")),
+    }
+}
+
 /// Output formats.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
 pub(crate) enum Format {
@@ -144,4 +159,21 @@ pub(crate) enum Format {
     Json,
     /// One line for each answer, as it comes.
     Jsonl,
+    /// As CSV, in statements for a database.
+    Sql,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_numbers_and_ranges() {
+        assert_eq!(numbers("8"), Ok(vec![8]));
+        assert_eq!(numbers("1-4"), Ok(vec![1, 2, 3, 4]));
+        assert_eq!(numbers("4-17+4"), Ok(vec![4, 8, 12, 16]));
+        for wrong in ["", "0", "33", "4-1", "1-40", "1-4+0", "a", "-3", "1--2"] {
+            assert!(numbers(wrong).is_err_and(|text| text.contains("from 1 to 32")), "{wrong}");
+        }
+    }
 }

@@ -8,6 +8,7 @@ pub(crate) mod measure;
 mod output;
 mod prompts;
 mod report;
+mod rows;
 pub(crate) mod statistics;
 mod subject;
 mod svg;
@@ -124,7 +125,7 @@ fn curves(args: &BenchArgs, cancel: &CancelFlag) -> Result<()> {
     let contexts = if args.context.ctx_size.is_empty() { vec![64] } else { args.context.ctx_size.clone() };
     let sizes: Vec<usize> = match args.rows.as_slice() {
         [] => (1..=curve::MAX_ROWS).collect(),
-        rows => rows.iter().map(|&rows| rows as usize).collect(),
+        rows => rows.concat(),
     };
     let (mut cost, mut prefill) = (Vec::new(), Vec::new());
     let mut params = ContextParams::default();
@@ -206,7 +207,8 @@ fn settings(args: &BenchArgs, plan: &Plan, path: &Path, left_out: &[Question], s
 fn write(args: &BenchArgs, report: &Report) -> Result<()> {
     let text = match args.output {
         Format::Md => output::markdown(report),
-        Format::Csv => output::csv(report),
+        Format::Csv => rows::csv(report),
+        Format::Sql => rows::sql(report),
         Format::Json => serde_json::to_string_pretty(report)? + "\n",
         Format::Jsonl => report.cost.iter().map(|cost| json!(cost).to_string() + "\n").collect(),
     };

@@ -8,7 +8,7 @@ use super::measure::Run;
 use super::prompts::Question;
 use super::report::{Cost, Group, Report};
 use super::statistics::Ratio;
-use super::table::{Table, csv_line};
+use super::table::Table;
 
 /// The table of groups, then sources, forks and costs.
 pub(crate) fn markdown(report: &Report) -> String {
@@ -185,86 +185,6 @@ fn percent(part: u64, whole: u64) -> String {
     if whole == 0 { String::new() } else { format!("{:.1} %", 100.0 * part as f64 / whole as f64) }
 }
 
-/// One line for each group and mode, with what is needed to tell records apart.
-pub(crate) fn csv(report: &Report) -> String {
-    let head = [
-        "build_commit",
-        "cpu_info",
-        "model_filename",
-        "model_sha256",
-        "model_type",
-        "n_threads",
-        "category",
-        "mode",
-        "prompts",
-        "answers",
-        "plain_tokens",
-        "plain_ms",
-        "plain_tps",
-        "tokens",
-        "ms",
-        "tps",
-        "rounds",
-        "tokens_per_round",
-        "rows_per_round",
-        "draft_us_per_round",
-        "learn_us_per_round",
-        "overhead_share",
-        "speedup",
-        "speedup_low",
-        "speedup_high",
-        "speedup_with_prefill",
-        "speedup_vs_stock",
-        "identical",
-        "forks",
-        "largest_gap",
-    ];
-    let value = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    let mut text = csv_line(&head.map(str::to_owned));
-    for group in &report.groups {
-        let (plain, spec) = (&group.plain, &group.spec);
-        let number = |number: f64| format!("{number:.4}");
-        text += &csv_line(&[
-            value(&report.build["commit"]),
-            value(&report.machine["cpu"]),
-            report.model.file.clone(),
-            report.model.sha256.clone(),
-            format!("{} {}", report.model.arch, report.model.quant),
-            value(&report.settings["threads"]),
-            group.category.clone(),
-            group.mode.clone(),
-            group.prompts.to_string(),
-            group.answers.to_string(),
-            plain.tokens.to_string(),
-            number(plain.decode_ms),
-            number(plain.tps),
-            spec.tokens.to_string(),
-            number(spec.decode_ms),
-            number(spec.tps),
-            spec.rounds.to_string(),
-            number(spec.tokens_per_round),
-            number(spec.rows_per_round),
-            number(spec.draft_us_per_round),
-            number(spec.learn_us_per_round),
-            number(spec.overhead_share),
-            number(group.speedup),
-            number(group.speedup_ci95[0]),
-            number(group.speedup_ci95[1]),
-            number(group.speedup_with_prefill),
-            group.speedup_vs_stock.map_or_else(String::new, number),
-            group.identical.to_string(),
-            group.forks.len().to_string(),
-            group
-                .forks
-                .iter()
-                .map(|fork| fork.gap)
-                .reduce(f32::max)
-                .map_or_else(String::new, |gap| format!("{gap:.5}")),
-        ]);
-    }
-    text
-}
-
 /// One object for an answer in one mode.
 pub(crate) fn jsonl(question: &Question, run: &Run) -> String {
     let stats = &run.stats;
@@ -341,10 +261,6 @@ pub(super) mod tests {
         assert!(text.contains("0.97-1.04 *") && text.contains("1.80-2.20 "), "{text}");
         assert!(text.contains("neither faster nor slower") && text.contains("0.0312"), "{text}");
         assert!(text.contains("| rows | aded, 64 cells | aded, 600 cells |"), "{text}");
-        let csv = csv(&report());
-        let n_cells: Vec<usize> =
-            csv.lines().map(|line| line.replace("\"one, fast\"", "x").split(',').count()).collect();
-        assert_eq!(n_cells, [30, 30, 30]);
     }
 
     #[test]

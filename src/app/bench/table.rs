@@ -53,9 +53,36 @@ pub(crate) fn csv_line(cells: &[String]) -> String {
     quoted.collect::<Vec<_>>().join(",") + "\n"
 }
 
+/// The statement that makes a table where it is not there yet; columns are names and types.
+pub(crate) fn sql_table(name: &str, columns: &[(&str, &str)]) -> String {
+    let columns: Vec<String> = columns.iter().map(|(name, kind)| format!("  {name} {kind}")).collect();
+    format!("CREATE TABLE IF NOT EXISTS {name} (\n{}\n);\n", columns.join(",\n"))
+}
+
+/// The statement that adds a row. An empty cell becomes NULL, and numbers stand as they are.
+pub(crate) fn sql_insert(name: &str, columns: &[(&str, &str)], cells: &[String]) -> String {
+    let names: Vec<&str> = columns.iter().map(|(name, _)| *name).collect();
+    let values = columns.iter().zip(cells).map(|((_, kind), cell)| match (*kind, cell.as_str()) {
+        (_, "") => "NULL".to_owned(),
+        ("TEXT", text) => format!("'{}'", text.replace('\'', "''")),
+        (_, number) => number.to_owned(),
+    });
+    format!("INSERT INTO {name} ({}) VALUES ({});\n", names.join(", "), values.collect::<Vec<_>>().join(", "))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sql_quotes_texts_and_leaves_numbers() {
+        let columns = [("name", "TEXT"), ("n", "INTEGER"), ("x", "REAL")];
+        assert_eq!(sql_table("t", &columns[..2]), "CREATE TABLE IF NOT EXISTS t (\n  name TEXT,\n  n INTEGER\n);\n");
+        assert_eq!(
+            sql_insert("t", &columns, &["o'clock".into(), "3".into(), String::new()]),
+            "INSERT INTO t (name, n, x) VALUES ('o''clock', 3, NULL);\n"
+        );
+    }
 
     #[test]
     fn tables_are_aligned_and_csv_is_quoted() {

@@ -12,6 +12,7 @@ use aded::representative::memory::{self, MemoryFile, MemorySummary};
 use aded::representative::store::Kept;
 use aded::{CancelFlag, Error};
 use anyhow::Result;
+use serde_json::{Value, json};
 
 use super::{lock_name, name, owner, patiently, texts_folder, times_folder};
 use crate::app::flags::{MemoryCommand, MemoryShowArgs};
@@ -24,7 +25,8 @@ use crate::app::resolve;
 /// If a file named cannot be read or is no memory, or if one cannot be removed or written.
 pub(crate) fn memory(command: &MemoryCommand) -> Result<()> {
     match command {
-        MemoryCommand::Ls => print(&list()),
+        MemoryCommand::Ls { json: false } => print(&list()),
+        MemoryCommand::Ls { json: true } => print(&(serde_json::to_string_pretty(&listed())? + "\n")),
         MemoryCommand::Show(args) => show(args),
         MemoryCommand::Clear { files } => clear(files),
         MemoryCommand::Merge { files, output, memory_limit } => merge(files, output, *memory_limit),
@@ -73,13 +75,37 @@ fn list() -> String {
     out
 }
 
+/// The same for programs. A file that cannot be read has an `error` in place of counts.
+fn listed() -> Vec<Value> {
+    let kept = |folder| files_in(folder).into_iter().filter(|path| is_kept(path));
+    let entry = |path: &Path, what: &str| {
+        let bytes = fs::metadata(path).map_or(0, |meta| meta.len());
+        json!({"path": path.to_string_lossy(), "what": what, "bytes": bytes, "age_s": age_s(path)})
+    };
+    let memories = kept(texts_folder()).map(|path| {
+        let mut entry = entry(&path, "memory");
+        match memory::summary(&path) {
+            Ok(summary) => {
+                entry["contexts"] = (summary.n_overlay + summary.n_recall).into();
+                entry["texts"] = summary.n_log_documents.into();
+                entry["tokens"] = summary.n_log_tokens.into();
+            }
+            Err(error) => entry["error"] = error.to_string().into(),
+        }
+        entry
+    });
+    memories.chain(kept(times_folder()).map(|path| entry(&path, "times"))).collect()
+}
+
+/// Seconds since a file was written.
+fn age_s(path: &Path) -> Option<u64> {
+    let written = fs::metadata(path).and_then(|meta| meta.modified()).ok()?;
+    SystemTime::now().duration_since(written).ok().map(|age| age.as_secs())
+}
+
 /// Time since a file was written, in words.
 fn age(path: &Path) -> String {
-    let written = fs::metadata(path).and_then(|meta| meta.modified()).ok();
-    let Some(seconds) = written.and_then(|time| SystemTime::now().duration_since(time).ok()).map(|age| age.as_secs())
-    else {
-        return "at an unknown time".to_owned();
-    };
+    let Some(seconds) = age_s(path) else { return "at an unknown time".to_owned() };
     match seconds {
         0..120 => "just now".to_owned(),
         120..7200 => format!("{} minutes ago", seconds / 60),
