@@ -2,13 +2,14 @@
 
 use std::env;
 use std::fmt::{Debug, Write};
+use std::iter;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use aded::batch::DraftBatch;
 use aded::draft::DraftTree;
 use aded::llama::text::ChatMessage;
-use aded::llama::{ContextParams, Model, ModelParams, Target};
+use aded::llama::{ContextParams, FlashAttention, Model, ModelParams, Target};
 use aded::model::{DraftShape, TargetModel};
 use aded::sampling::argmax;
 use aded::{NodeId, Pos, RowId, Slot, Token};
@@ -54,9 +55,9 @@ fn distance(left: &[f32], right: &[f32]) -> f32 {
 }
 
 /// Each row of a tree against the same path decoded alone: equal but for the noise between batch shapes.
-fn tree_against_linear(name: &str) {
+fn tree_against_linear(name: &str, params: &ContextParams) {
     let model = load(name);
-    let mut target = Target::new(model.clone(), &params()).unwrap();
+    let mut target = Target::new(model.clone(), params).unwrap();
     assert_eq!(target.limits().shape, DraftShape::Tree);
     let tokens = model.tokenize_prompt(b"The three largest cities of France are Paris,").unwrap();
     let first = argmax(&linear(&mut target, &tokens, 0)).unwrap();
@@ -72,34 +73,56 @@ fn tree_against_linear(name: &str) {
     let mut batch = DraftBatch::new();
     batch.push_draft(Slot(0), Pos(tokens.len() as u32), first, &tree);
     target.decode(&batch).unwrap();
-    let mut alone = Target::new(model.clone(), &params()).unwrap();
-    for row in (0..batch.len() as u32).map(RowId) {
-        let mut path = Vec::new();
-        let mut at = Some(row);
-        while let Some(row) = at {
-            path.push(batch.row(row).token);
-            at = batch.row(row).parent;
-        }
-        path.extend(tokens.iter().rev());
-        path.reverse();
-        // Quantised products round the activations, so that the logits of one path move with the shape of the batch: as far as they do
-        // between shapes of plain batches, a tree may move them too.
-        let expected = linear(&mut alone, &path, 0);
-        let noise = (1..6).map(|n_tail| distance(&linear(&mut alone, &path, n_tail), &expected)).fold(0.05, f32::max);
-        let moved = distance(target.logits(row), &expected);
-        println!("{name} row {}: {moved} apart, {noise} between plain shapes", row.0);
-        assert!(moved <= 1.5 * noise, "row {row:?} of {name} lies {moved} apart, {noise} between plain shapes");
+    let mut alone = Target::new(model.clone(), params).unwrap();
+    let rows = (0..batch.len() as u32).map(RowId);
+    let expected: Vec<_> = rows
+        .clone()
+        .map(|row| {
+            let mut path: Vec<_> = iter::successors(Some(row), |&row| batch.row(row).parent).collect();
+            path.reverse();
+            let path: Vec<_> = tokens.iter().copied().chain(path.into_iter().map(|row| batch.row(row).token)).collect();
+            let expected = linear(&mut alone, &path, 0);
+            // Quantised products round the activations, so that the logits of one path move with the shape of the batch, now and then
+            // by much: as far as they do between shapes of plain batches, a tree may move them too.
+            let noise =
+                (1..6).map(|n_tail| distance(&linear(&mut alone, &path, n_tail), &expected)).fold(0.05, f32::max);
+            (expected, noise)
+        })
+        .collect();
+    let noise = expected.iter().map(|&(_, noise)| noise).fold(0.0, f32::max);
+    let far = 1.5 * noise;
+    for row in rows {
+        let [moved, other] = [true, false].map(|is_own| {
+            let of = expected.iter().enumerate().filter(|&(index, _)| (index == row.0 as usize) == is_own);
+            of.map(|(_, (expected, _))| distance(target.logits(row), expected)).fold(f32::INFINITY, f32::min)
+        });
+        println!(
+            "{name} row {}: {moved} apart, {other} from the nearest other path, {noise} between plain shapes",
+            row.0
+        );
+        assert!(moved <= far, "row {row:?} of {name} lies {moved} apart, {noise} between plain shapes");
+        assert!(
+            other > far,
+            "row {row:?} of {name} cannot be told from another path: {other} apart, {noise} between plain shapes"
+        );
+    }
+}
+
+/// With either attention, whichever is the faster one here.
+fn trees_against_linear(name: &str) {
+    for flash_attention in [FlashAttention::On, FlashAttention::Off] {
+        tree_against_linear(name, &ContextParams { flash_attention, ..params() });
     }
 }
 
 #[test]
 fn a_tree_of_the_default_model_gives_the_logits_of_its_paths() {
-    tree_against_linear(SMOLLM2);
+    trees_against_linear(SMOLLM2);
 }
 
 #[test]
 fn a_tree_of_a_model_with_a_sliding_window_gives_the_logits_of_its_paths() {
-    tree_against_linear(GEMMA3);
+    trees_against_linear(GEMMA3);
 }
 
 #[test]

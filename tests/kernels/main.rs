@@ -11,6 +11,7 @@ mod models;
 mod near_stock;
 mod perplexity;
 mod same_bits;
+mod sampled;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
