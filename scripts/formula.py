@@ -47,6 +47,7 @@ def main(folder, url):
     bin.install "bin/aded"
     lib.install Dir["lib/*"]
     doc.install Dir["share/doc/aded/*"]
+    man1.install Dir["share/man/man1/*"]
     generate_completions_from_executable(bin/"aded", "completions")
   end
 

@@ -45,6 +45,12 @@ for program in generate host_llama host_llama_full two_slots; do
     strip "$stage/examples/$program"
 done
 rmdir "$stage/include"
+# The program's page names those of its commands.
+mkdir -p "$stage/share/man/man1"
+"$stage/bin/aded" man >"$stage/share/man/man1/aded.1"
+for command in $(sed -n 's/^aded\\-\([a-z]*\)(1)$/\1/p' "$stage/share/man/man1/aded.1" | grep -vx help); do
+    "$stage/bin/aded" man "$command" >"$stage/share/man/man1/aded-$command.1"
+done
 cp README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE docs/c.md "$stage/share/doc/aded/"
 
 "$stage/bin/aded" --version >&2

@@ -7,7 +7,7 @@ use std::io::{self, Read as _, Write as _};
 use std::path::Path;
 
 use aded::draft::DraftTree;
-use aded::llama::{ContextParams, Model, ModelParams, Target, TensorType, Value};
+use aded::llama::{ContextParams, Header, Model, ModelParams, Target, TensorType, Value};
 use aded::model::TargetModel as _;
 use aded::representative::corpus::Corpus;
 use aded::{CancelFlag, Error, NodeId, Request, Token};
@@ -78,6 +78,16 @@ fn describe_model(path: &Path, all: bool) -> Result<String, Error> {
             None => n.to_string(),
         }),
     );
+    out.option(
+        "memory",
+        cell_bytes(header).map(|bytes| {
+            let context = mebibytes(bytes.saturating_mul(1024));
+            format!(
+                "{} of weights, {context} for each 1,024 tokens of context (keys and values in f16)",
+                mebibytes(header.file_bytes)
+            )
+        }),
+    );
     out.option("window", number("attention.sliding_window").map(|n| format!("{n} tokens in layers that slide")));
     out.option(
         "experts",
@@ -103,6 +113,23 @@ fn describe_model(path: &Path, all: bool) -> Result<String, Error> {
         }
     }
     Ok(out.0)
+}
+
+/// What one token takes in the memory of keys and values at 16 bits, all layers together; `None` where layers differ or have none.
+fn cell_bytes(header: &Header) -> Option<u64> {
+    let number = |key: &str| header.architecture_number(key);
+    // Such layers keep a state instead.
+    if number("ssm.state_size").is_some() || number("shortconv.l_cache").is_some() {
+        return None;
+    }
+    let n_heads = number("attention.head_count")?;
+    let is_given = header.values.keys().any(|key| key.ends_with(".attention.head_count_kv"));
+    let n_kv_heads = number("attention.head_count_kv").or((!is_given).then_some(n_heads))?;
+    let width = number("embedding_length")?.checked_div(n_heads)?;
+    let sizes = number("attention.key_length")
+        .unwrap_or(width)
+        .checked_add(number("attention.value_length").unwrap_or(width))?;
+    number("block_count")?.checked_mul(n_kv_heads)?.checked_mul(sizes)?.checked_mul(2)
 }
 
 /// The drafts that the model's memory takes, by trial on a small context.

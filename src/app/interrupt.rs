@@ -25,6 +25,8 @@ static MODES: Mutex<Option<nix::sys::termios::Termios>> = Mutex::new(None);
 ///
 /// Until [`watched`] is called, and where the work does not stop, the process ends at once.
 pub(crate) fn install() -> Result<CancelFlag> {
+    #[cfg(target_os = "linux")]
+    keep_hangup_ignored();
     let flag = CancelFlag::new();
     let raised = flag.clone();
     ctrlc::set_handler(move || {
@@ -41,6 +43,23 @@ pub(crate) fn install() -> Result<CancelFlag> {
     })
     .context("cannot take over Ctrl-C")?;
     Ok(flag)
+}
+
+/// Under `nohup` the end of the terminal stays without effect. The handler would take the signal over, so it is blocked, here and in
+/// all threads that begin later. Which signals are ignored only Linux tells without unsafe code.
+#[cfg(target_os = "linux")]
+fn keep_hangup_ignored() {
+    use nix::sys::signal::{SigSet, Signal};
+
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    if ignored & (1 << (Signal::SIGHUP as u32 - 1)) != 0 {
+        let mut hangup = SigSet::empty();
+        hangup.add(Signal::SIGHUP);
+        // It fails for signals that there are not.
+        let _ = hangup.thread_block();
+    }
 }
 
 /// From now on the flag is looked at often.

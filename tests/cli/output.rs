@@ -47,6 +47,8 @@ fn the_kind_of_memory_and_the_drafts_that_it_takes_are_said() {
         let inspected = aded(&["inspect", &model]).text();
         let line = inspected.lines().find(|line| line.starts_with("drafts")).unwrap_or_default();
         assert!(line.ends_with(drafts), "{architecture:?}: {line}");
+        let has_cells = matches!(architecture, Architecture::Llama | Architecture::Gemma3);
+        assert_eq!(inspected.contains("for each 1,024 tokens of context"), has_cells, "{architecture:?}: {inspected}");
         let run = aded(&["run", "-m", &model, "-p", "the hen", "-n", "12", "--spec", "on", "--stats"]);
         assert!(run.stderr.contains(&format!("drafts: {drafts}, ")), "{architecture:?}: {}", run.stderr);
     }

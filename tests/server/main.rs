@@ -60,7 +60,10 @@ impl Server {
 
     /// Starts it on any model, and waits until it listens.
     fn spawn(arguments: &[&str]) -> Self {
-        let mut command = program();
+        Self::start(program(), arguments)
+    }
+
+    fn start(mut command: Command, arguments: &[&str]) -> Self {
         command.args(["serve", "--port", "0"]).args(arguments);
         let mut child = command.spawn().expect("the program was built");
         let mut lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
@@ -140,9 +143,12 @@ impl Server {
     }
 }
 
-/// The program with nothing of the caller's environment that changes what it does.
 fn program() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_aded"));
+    settled(Command::new(env!("CARGO_BIN_EXE_aded")))
+}
+
+/// A command with nothing of the caller's environment that changes what the program does.
+fn settled(mut command: Command) -> Command {
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         if (text.starts_with("ADED_") && text != "ADED_MODELS") || text.starts_with("LLAMA_") {

@@ -1,11 +1,15 @@
 //! The end: answers under way are finished, and no longer than allowed.
 
 use std::io::{BufReader, Write as _};
+#[cfg(target_os = "linux")]
+use std::process::Command;
 
 use serde_json::json;
 
 use crate::http::{connect, read, read_chunk, read_head, request};
 use crate::{Server, greedy};
+#[cfg(target_os = "linux")]
+use crate::{settled, tiny};
 
 #[test]
 fn a_request_to_stop_lets_the_answer_end() {
@@ -46,4 +50,25 @@ fn a_second_request_to_stop_is_obeyed_at_once() {
     std::thread::sleep(std::time::Duration::from_millis(300));
     server.signal("-INT");
     assert_eq!(server.wait(), Some(130));
+}
+
+#[test]
+fn the_end_of_the_terminal_ends_it_in_good_order() {
+    let mut server = Server::tiny(&[]);
+    server.signal("-HUP");
+    assert_eq!(server.wait(), Some(0));
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn with_nohup_it_outlives_its_terminal() {
+    let mut nohup = Command::new("nohup");
+    nohup.arg(env!("CARGO_BIN_EXE_aded"));
+    let mut server = Server::start(settled(nohup), &["-m", tiny()]);
+    server.wait_until_ready();
+    server.signal("-HUP");
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert_eq!(server.get("/health")["status"], "ok");
+    server.signal("-TERM");
+    assert_eq!(server.wait(), Some(0));
 }
