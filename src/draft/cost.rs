@@ -22,8 +22,15 @@ const OPTIMISTIC_ROW: f32 = 0.02;
 /// Cells are counted in thousands, so that a and b have like sizes.
 const CELLS: f32 = 1.0 / 1024.0;
 
-/// A size that was not seen for this many rounds is believed to be up to a tenth cheaper than it was, so that it is looked at again.
+/// A size that was not seen for this many rounds may cost half of what it did, in between accordingly less, so that it is looked at again:
+/// what was measured while the machine was busy would keep it from being drafted for ever.
 const STALE_ROUNDS: f32 = 2048.0;
+
+/// Most that another number of rows costs on top, as a part of a round.
+const MAX_SWITCH: f32 = 0.25;
+
+/// A time that is older is proven anew before it is learnt from, and believed only as far as it is likely.
+const OLD_ROUNDS: u32 = 1024;
 
 /// Rounds after which a plain time from a file must be proven: were it wrong, nothing else would show it.
 const PROOF_ROUNDS: u32 = 32;
@@ -87,7 +94,7 @@ pub struct CostTable {
     entries: [Entry; LINES],
     /// Factor on all entries.
     speed: f32,
-    /// What a round costs on top if its number of rows differs from the last round's, in ms.
+    /// What a round costs on top if its number of rows differs from the last round's, in ms; believed within [`MAX_SWITCH`].
     switch_ms: f32,
     /// Sampling one token, in ms.
     sample_ms: f32,
@@ -138,6 +145,18 @@ impl CostTable {
             return;
         }
         let x = used_cells as f32 * CELLS;
+        // Whatever a busy machine made of it.
+        if let Some(plain_ms) = self.plain_ms(1, used_cells) {
+            self.switch_ms = self.switch_ms.min(MAX_SWITCH * plain_ms);
+        }
+        if self.entries[line].n_samples >= 2 && self.is_old(&self.entries[line]) {
+            // What one old time turns out to be is likely of the others, too.
+            let round = self.round;
+            let is_old = |entry: &&mut Entry| entry.n_samples > 0 && round.wrapping_sub(entry.last_seen) >= OLD_ROUNDS;
+            for entry in self.entries.iter_mut().filter(is_old) {
+                entry.unproven_ms.get_or_insert(f32::INFINITY);
+            }
+        }
         if self.entries[line].unproven_ms.is_some() {
             self.prove(line, x, (ms - if switched { self.switch_ms } else { 0.0 }).max(0.5 * ms));
             return;
@@ -163,7 +182,7 @@ impl CostTable {
                 self.speed = (self.speed * (1.0 + 0.02 * (surprise - 1.0))).clamp(0.1, 10.0);
                 // What a switch costs can be told only at sizes whose unswitched time is known.
                 if switched && entry.n_unswitched >= 4 {
-                    let limit = 0.25 * expected * self.speed;
+                    let limit = MAX_SWITCH * expected * self.speed;
                     let excess = ms - expected * self.speed - self.switch_ms;
                     self.switch_ms = (self.switch_ms + 0.05 * excess.clamp(-limit, limit)).clamp(0.0, limit);
                 }
@@ -214,10 +233,14 @@ impl CostTable {
             let entry = &self.entries[rows];
             let cost = if entry.n_samples >= 1 {
                 let measured = self.at(entry, used_cells);
-                below = (rows, measured);
+                // Rows together cost no more than one by one, unless the machine was busy.
+                let is_likely = entry.unproven_ms.is_none() && !self.is_old(entry);
+                let known = if is_likely { measured } else { measured.min(plain_ms * (rows as f32 / n_roots as f32)) };
+                let lowest = (0.5 * known).max(below.1.min(known));
+                below = (rows, known);
                 let age = self.round.wrapping_sub(entry.last_seen) as f32;
-                let doubt = if entry.n_samples < 2 { 0.1 } else { 0.1 * (age / STALE_ROUNDS).min(1.0) };
-                measured * (1.0 - doubt)
+                let doubt = (age / STALE_ROUNDS).clamp(if entry.n_samples < 2 { 0.2 } else { 0.0 }, 1.0);
+                known + doubt * (lowest - known)
             } else {
                 // Never cheaper than a tenth below the nearest smaller size, never dearer than the nearest larger one.
                 let guess = below.1 * (1.0 + OPTIMISTIC_ROW * (rows - below.0) as f32);
@@ -226,8 +249,9 @@ impl CostTable {
             };
             ms[rows] = cost;
         }
+        let switch_ms = self.switch_ms.min(MAX_SWITCH * plain_ms);
         for (rows, ms) in ms.iter_mut().enumerate() {
-            *ms += if rows == self.last_rows { 0.0 } else { self.switch_ms };
+            *ms += if rows == self.last_rows { 0.0 } else { switch_ms };
         }
         let is_overdue = if n_roots > 1 {
             line.n_samples < SHARED_ROUNDS || self.round.wrapping_sub(line.last_seen) >= SHARED_AGE
@@ -245,6 +269,10 @@ impl CostTable {
     /// The entries by rows, without those of plain rounds that several sequences share.
     fn sizes(&self) -> &[Entry] {
         &self.entries[..=MAX_DRAFT_ROWS]
+    }
+
+    fn is_old(&self, entry: &Entry) -> bool {
+        self.round.wrapping_sub(entry.last_seen) >= OLD_ROUNDS
     }
 
     fn at(&self, entry: &Entry, used_cells: usize) -> f32 {

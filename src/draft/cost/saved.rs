@@ -202,6 +202,50 @@ mod tests {
         assert!((own - ms).abs() < 0.1 * ms, "{rows} rows: {own} ms, not {ms}");
     }
 
+    /// Rounds until drafts of two nodes at most, each of which is right half the time, are drafted as often as they deserve.
+    fn rounds_to_recover(table: &mut CostTable, ms: impl Fn(usize) -> f32) -> usize {
+        for round in 0..20_000 {
+            let curve = table.curve(300, 1, 64);
+            let rows = (1..=3).fold(1, |best, rows| {
+                let rate = |rows: usize| curve.rate(rows, 1.0 + 0.5 * (rows - 1) as f32);
+                if rate(rows) > rate(best) { rows } else { best }
+            });
+            table.observe(rows, 300, ms(rows), 1, 0.02);
+            if rows == 3 && table.measured_ms(3, 300).is_some_and(|known| known < 1.1 * ms(3)) {
+                return round;
+            }
+        }
+        panic!("it never does");
+    }
+
+    #[test]
+    fn times_of_a_busy_machine_do_not_end_drafting_for_ever() {
+        let idle = |rows: usize| 3.0 + 0.5 * rows as f32;
+        let busy = |rows: usize| if rows == 1 { idle(1) } else { 120.0 };
+        let mut table = learnt(busy);
+        let n = rounds_to_recover(&mut table, idle);
+        assert!(n < 2500, "{n}");
+        // In another process nothing but plain rounds was seen in between.
+        let mut table = reloaded(&mut learnt(busy));
+        let n = rounds_to_recover(&mut table, idle);
+        assert!(n < 2500, "{n}");
+    }
+
+    #[test]
+    fn dear_rows_are_looked_at_seldom() {
+        let dear = |rows: usize| 3.0 * rows as f32;
+        let mut table = learnt(dear);
+        let mut n_drafted = 0;
+        for _ in 0..20_000 {
+            let curve = table.curve(300, 1, 64);
+            let rate = |rows: usize| curve.rate(rows, 1.0 + 0.5 * (rows - 1) as f32);
+            let rows = (1..=8).fold(1, |best, rows| if rate(rows) > rate(best) { rows } else { best });
+            n_drafted += usize::from(rows > 1);
+            table.observe(rows, 300, dear(rows), 1, 0.02);
+        }
+        assert!((2..200).contains(&n_drafted), "{n_drafted} of 20000 rounds");
+    }
+
     #[test]
     fn a_new_process_knows_the_cost_of_rows_at_once() {
         let mut table = learnt(|rows| 4.0 + rows as f32);
