@@ -242,7 +242,7 @@ impl CostTable {
                 let doubt = (age / STALE_ROUNDS).clamp(if entry.n_samples < 2 { 0.2 } else { 0.0 }, 1.0);
                 known + doubt * (lowest - known)
             } else {
-                // Never cheaper than a tenth below the nearest smaller size, never dearer than the nearest larger one.
+                // A little dearer than the nearest smaller size, never dearer than the nearest larger one.
                 let guess = below.1 * (1.0 + OPTIMISTIC_ROW * (rows - below.0) as f32);
                 let larger = self.sizes()[rows..].iter().find(|entry| entry.n_samples >= 2);
                 larger.map_or(guess, |entry| guess.min(self.at(entry, used_cells)))
