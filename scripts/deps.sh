@@ -38,11 +38,9 @@ has_libclang() {
         return
     fi
     # Not libclang-cpp.so, another library, which graphics drivers bring along.
-    local folder found=
-    for folder in /usr/lib/llvm-*/lib /usr/lib64 /usr/lib64/llvm*/lib* /usr/lib /usr/lib/*-linux-gnu /usr/local/lib; do
-        ! any_file "$folder"/libclang.so* "$folder"/libclang-[0-9]*.so* || found=1
-    done
-    [ -n "$found" ] || return 1
+    any_file /usr/lib/llvm-*/lib/libclang{,-[0-9]*}.so* /usr/lib64/libclang{,-[0-9]*}.so* \
+        /usr/lib64/llvm*/lib*/libclang{,-[0-9]*}.so* /usr/lib/libclang{,-[0-9]*}.so* \
+        /usr/lib/*-linux-gnu/libclang{,-[0-9]*}.so* /usr/local/lib/libclang{,-[0-9]*}.so* || return 1
     any_file /usr/lib/llvm-*/lib/clang/*/include/stddef.h /usr/lib*/clang/*/include/stddef.h \
         /usr/lib64/llvm*/lib*/clang/*/include/stddef.h /usr/local/lib/clang/*/include/stddef.h
 }

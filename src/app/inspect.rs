@@ -59,6 +59,7 @@ fn describe_model(path: &Path, all: bool) -> Result<String, Error> {
     let model = Model::load(path, &params)?;
     let header = model.header();
     let number = |key: &str| header.architecture_number(key);
+    let trial = trial(path);
     let mut out = Lines::default();
     out.add("model", path.display());
     out.option("name", model.name());
@@ -78,9 +79,10 @@ fn describe_model(path: &Path, all: bool) -> Result<String, Error> {
             None => n.to_string(),
         }),
     );
+    let has_state = trial.as_ref().is_ok_and(|target| target.memory_kind().has_state());
     out.option(
         "memory",
-        cell_bytes(header).map(|bytes| {
+        cell_bytes(header).filter(|_| !has_state).map(|bytes| {
             let context = mebibytes(bytes.saturating_mul(1024));
             format!(
                 "{} of weights, {context} for each 1,024 tokens of context (keys and values in f16)",
@@ -105,7 +107,7 @@ fn describe_model(path: &Path, all: bool) -> Result<String, Error> {
         model.chat_template().map_or("none".to_owned(), |text| format!("{} characters", text.chars().count())),
     );
     out.option("licence", header.text("general.license"));
-    out.add("drafts", drafts(path).unwrap_or_else(|error| format!("not tried: {error}")));
+    out.add("drafts", trial.map_or_else(|error| format!("not tried: {error}"), |target| resolve::draft_shape(&target)));
     if all {
         out.0.push('\n');
         for (key, value) in &header.values {
@@ -115,13 +117,10 @@ fn describe_model(path: &Path, all: bool) -> Result<String, Error> {
     Ok(out.0)
 }
 
-/// What one token takes in the memory of keys and values at 16 bits, all layers together; `None` where layers differ or have none.
+/// What one token takes in the memory of keys and values at 16 bits, all layers together; `None` where heads differ by layer or there are
+/// none.
 fn cell_bytes(header: &Header) -> Option<u64> {
     let number = |key: &str| header.architecture_number(key);
-    // Such layers keep a state instead.
-    if number("ssm.state_size").is_some() || number("shortconv.l_cache").is_some() {
-        return None;
-    }
     let n_heads = number("attention.head_count")?;
     let is_given = header.values.keys().any(|key| key.ends_with(".attention.head_count_kv"));
     let n_kv_heads = number("attention.head_count_kv").or((!is_given).then_some(n_heads))?;
@@ -132,11 +131,11 @@ fn cell_bytes(header: &Header) -> Option<u64> {
     number("block_count")?.checked_mul(n_kv_heads)?.checked_mul(sizes)?.checked_mul(2)
 }
 
-/// The drafts that the model's memory takes, by trial on a small context.
-fn drafts(path: &Path) -> Result<String, Error> {
+/// The model with a small context: what its memory is and takes shows by trial.
+fn trial(path: &Path) -> Result<Target, Error> {
     let model = Model::load(path, &ModelParams::default())?;
     let params = ContextParams { n_ctx: 64, n_batch: 64, n_ubatch: 64, ..ContextParams::default() };
-    Ok(resolve::draft_shape(&Target::new(model, &params)?))
+    Target::new(model, &params)
 }
 
 fn special(model: &Model, token: Option<Token>) -> Option<String> {

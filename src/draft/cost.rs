@@ -26,11 +26,11 @@ const CELLS: f32 = 1.0 / 1024.0;
 /// what was measured while the machine was busy would keep it from being drafted for ever.
 const STALE_ROUNDS: f32 = 2048.0;
 
+/// A size that was not seen for this many rounds is proven anew before it is learnt from, and believed only as far as it is likely.
+const OLD_ROUNDS: u32 = 1024;
+
 /// Most that another number of rows costs on top, as a part of a round.
 const MAX_SWITCH: f32 = 0.25;
-
-/// A time that is older is proven anew before it is learnt from, and believed only as far as it is likely.
-const OLD_ROUNDS: u32 = 1024;
 
 /// Rounds after which a plain time from a file must be proven: were it wrong, nothing else would show it.
 const PROOF_ROUNDS: u32 = 32;
@@ -63,7 +63,7 @@ struct Entry {
     /// Samples whose round before had the same number of rows.
     n_unswitched: u32,
     last_seen: u32,
-    /// The entry comes from a file and waits for two rounds of this process: the milliseconds of the first, infinite before it.
+    /// The entry comes from a file, or is old, and waits for two further rounds: the milliseconds of the first, infinite before it.
     unproven_ms: Option<f32>,
 }
 
@@ -73,6 +73,11 @@ impl Entry {
 
     fn slope(&self) -> f32 {
         ((self.covariance + Self::RIDGE * self.prior_slope) / (self.variance_x + Self::RIDGE)).max(0.0)
+    }
+
+    /// Not seen for long before this round.
+    fn is_old(&self, round: u32) -> bool {
+        round.wrapping_sub(self.last_seen) >= OLD_ROUNDS
     }
 
     fn at(&self, x: f32) -> f32 {
@@ -145,27 +150,26 @@ impl CostTable {
             return;
         }
         let x = used_cells as f32 * CELLS;
-        // Whatever a busy machine made of it.
         if let Some(plain_ms) = self.plain_ms(1, used_cells) {
-            self.switch_ms = self.switch_ms.min(MAX_SWITCH * plain_ms);
+            self.switch_ms = self.switch_within(plain_ms);
         }
-        if self.entries[line].n_samples >= 2 && self.is_old(&self.entries[line]) {
+        let round = self.round;
+        if self.entries[line].n_samples >= 2 && self.entries[line].is_old(round) {
             // What one old time turns out to be is likely of the others, too.
-            let round = self.round;
-            let is_old = |entry: &&mut Entry| entry.n_samples > 0 && round.wrapping_sub(entry.last_seen) >= OLD_ROUNDS;
-            for entry in self.entries.iter_mut().filter(is_old) {
+            for entry in self.entries.iter_mut().filter(|entry| entry.n_samples > 0 && entry.is_old(round)) {
                 entry.unproven_ms.get_or_insert(f32::INFINITY);
             }
         }
+        // However dear switching seems, most of a round is the decode call.
+        let unswitched_ms = (ms - if switched { self.switch_ms } else { 0.0 }).max(0.5 * ms);
         if self.entries[line].unproven_ms.is_some() {
-            self.prove(line, x, (ms - if switched { self.switch_ms } else { 0.0 }).max(0.5 * ms));
+            self.prove(line, x, unswitched_ms);
             return;
         }
         let slope = self.slope_near(rows);
         let entry = &mut self.entries[line];
         entry.last_seen = self.round;
-        // However dear switching seems, most of a round is the decode call.
-        let own = (ms - if switched { self.switch_ms } else { 0.0 }).max(0.5 * ms) / self.speed;
+        let own = unswitched_ms / self.speed;
         match entry.n_samples {
             0 => {
                 *entry =
@@ -234,7 +238,7 @@ impl CostTable {
             let cost = if entry.n_samples >= 1 {
                 let measured = self.at(entry, used_cells);
                 // Rows together cost no more than one by one, unless the machine was busy.
-                let is_likely = entry.unproven_ms.is_none() && !self.is_old(entry);
+                let is_likely = entry.unproven_ms.is_none() && !entry.is_old(self.round);
                 let known = if is_likely { measured } else { measured.min(plain_ms * (rows as f32 / n_roots as f32)) };
                 let lowest = (0.5 * known).max(below.1.min(known));
                 below = (rows, known);
@@ -249,7 +253,7 @@ impl CostTable {
             };
             ms[rows] = cost;
         }
-        let switch_ms = self.switch_ms.min(MAX_SWITCH * plain_ms);
+        let switch_ms = self.switch_within(plain_ms);
         for (rows, ms) in ms.iter_mut().enumerate() {
             *ms += if rows == self.last_rows { 0.0 } else { switch_ms };
         }
@@ -271,8 +275,9 @@ impl CostTable {
         &self.entries[..=MAX_DRAFT_ROWS]
     }
 
-    fn is_old(&self, entry: &Entry) -> bool {
-        self.round.wrapping_sub(entry.last_seen) >= OLD_ROUNDS
+    /// What another number of rows costs on top, whatever a busy machine made of it.
+    fn switch_within(&self, plain_ms: f32) -> f32 {
+        self.switch_ms.min(MAX_SWITCH * plain_ms)
     }
 
     fn at(&self, entry: &Entry, used_cells: usize) -> f32 {

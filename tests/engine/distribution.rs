@@ -4,30 +4,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use aded::batch::DraftBatch;
-use aded::config::{Config, DraftConfig, DraftMode};
+use aded::config::DraftMode;
 use aded::llama::text::ChatMessage;
 use aded::llama::{ContextParams, FlashAttention, Model, SamplerChain, SamplingParams, Target};
 use aded::model::TargetModel;
 use aded::sampling::RowSampler;
-use aded::{Pos, Request, RowId, Session, Slot, Token};
+use aded::{Pos, RowId, Slot, Token};
 
+use super::answers::{answer, session};
 use super::real::{SMOLLM2, load};
 use super::{small, tiny};
 
-fn session(model: &Arc<Model>, params: &ContextParams, mode: DraftMode) -> Session<Target> {
-    let budget = (mode == DraftMode::On).then_some(7);
-    let draft = DraftConfig { mode, budget, ..DraftConfig::default() };
-    Session::new(Target::new(model.clone(), params).unwrap(), Config { draft, ..Config::default() }).unwrap()
-}
-
-fn answer(session: &mut Session<Target>, params: &SamplingParams, prompt: &[Token], n: usize) -> (Vec<Token>, u64) {
-    let mut sampler = SamplerChain::new(&session.target().model().clone(), params).unwrap();
-    sampler.accept_prompt(prompt).unwrap();
-    let request = Request { prompt, n_max: n, end_tokens: &[] };
-    let mut generation = session.generate(&request, &mut sampler).unwrap();
-    let tokens = generation.by_ref().map(Result::unwrap).collect();
-    (tokens, generation.stats().n_accepted)
-}
+/// Tokens of each seeded answer of the real model.
+const N_SAMPLED: usize = 16;
 
 /// Pearson's statistic of two samples of equal size against the same shares, and its degrees of freedom. Rare tokens are counted together.
 fn two_samples(left: &[Token], right: &[Token]) -> (f64, f64) {
@@ -157,9 +146,6 @@ fn beside_others(
     }
     output
 }
-
-/// Tokens of each seeded answer of the real model.
-const N_SAMPLED: usize = 16;
 
 /// Answers that part from the expected ones, and the tokens at which they could have done so.
 #[derive(Default, Debug)]

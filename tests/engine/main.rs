@@ -2,6 +2,8 @@
 
 #![allow(unreachable_pub)]
 
+#[path = "../support/answers.rs"]
+mod answers;
 mod distribution;
 mod errors;
 #[path = "../support/faulty.rs"]

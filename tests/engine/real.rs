@@ -92,10 +92,10 @@ fn tree_against_linear(name: &str, params: &ContextParams) {
     let noise = expected.iter().map(|&(_, noise)| noise).fold(0.0, f32::max);
     let far = 1.5 * noise;
     for row in rows {
-        let [moved, other] = [true, false].map(|is_own| {
-            let of = expected.iter().enumerate().filter(|&(index, _)| (index == row.0 as usize) == is_own);
-            of.map(|(_, (expected, _))| distance(target.logits(row), expected)).fold(f32::INFINITY, f32::min)
-        });
+        let mut distances: Vec<_> =
+            expected.iter().map(|(expected, _)| distance(target.logits(row), expected)).collect();
+        let moved = distances.remove(row.0 as usize);
+        let other = distances.into_iter().fold(f32::INFINITY, f32::min);
         println!(
             "{name} row {}: {moved} apart, {other} from the nearest other path, {noise} between plain shapes",
             row.0

@@ -3,6 +3,8 @@
 
 #![allow(unreachable_pub, missing_docs)]
 
+#[path = "../support/answers.rs"]
+mod answers;
 #[path = "../engine/gguf.rs"]
 #[allow(dead_code)]
 mod gguf;

@@ -1,28 +1,10 @@
 //! With our kernels seeded answers with drafts are those without, token for token.
 
-use std::sync::Arc;
+use aded::config::DraftMode;
+use aded::llama::SamplingParams;
 
-use aded::config::{Config, DraftConfig, DraftMode};
-use aded::llama::{Model, SamplerChain, SamplingParams, Target};
-use aded::{Request, Session, Token};
-
+use crate::answers::{answer, session};
 use crate::{GEMMA3, SMOLLM2, each_set, load, params, with};
-
-fn session(model: &Arc<Model>, mode: DraftMode) -> Session<Target> {
-    let budget = (mode == DraftMode::On).then_some(7);
-    let draft = DraftConfig { mode, budget, ..DraftConfig::default() };
-    Session::new(Target::new(model.clone(), &params(1024, 16)).unwrap(), Config { draft, ..Config::default() }).unwrap()
-}
-
-/// The tokens, and how many of them were drafted.
-fn answer(session: &mut Session<Target>, params: &SamplingParams, prompt: &[Token]) -> (Vec<Token>, u64) {
-    let mut sampler = SamplerChain::new(&session.target().model().clone(), params).unwrap();
-    sampler.accept_prompt(prompt).unwrap();
-    let request = Request { prompt, n_max: 48, end_tokens: &[] };
-    let mut generation = session.generate(&request, &mut sampler).unwrap();
-    let tokens = generation.by_ref().map(Result::unwrap).collect();
-    (tokens, generation.stats().n_accepted)
-}
 
 fn check(name: &str) {
     let Some(&kernels) = each_set().first() else { return };
@@ -34,15 +16,15 @@ fn check(name: &str) {
     ];
     with(kernels, || {
         let model = load(name);
-        let mut plain = session(&model, DraftMode::Off);
-        let mut drafting = session(&model, DraftMode::On);
+        let mut plain = session(&model, &params(1024, 16), DraftMode::Off);
+        let mut drafting = session(&model, &params(1024, 16), DraftMode::On);
         let mut n_accepted = 0;
         for (seed, question) in (0u32..).zip(questions) {
             let prompt = model.tokenize_prompt(question.as_bytes()).unwrap();
             for temperature in [0.0, 0.8, 1.5] {
                 let sampling = SamplingParams { seed, temperature, ..SamplingParams::default() };
-                let (expected, _) = answer(&mut plain, &sampling, &prompt);
-                let (output, accepted) = answer(&mut drafting, &sampling, &prompt);
+                let (expected, _) = answer(&mut plain, &sampling, &prompt, 48);
+                let (output, accepted) = answer(&mut drafting, &sampling, &prompt, 48);
                 assert_eq!(output, expected, "{name}, seed {seed}, temperature {temperature}");
                 n_accepted += accepted;
             }

@@ -143,6 +143,7 @@ impl Server {
     }
 }
 
+/// The program by itself.
 fn program() -> Command {
     settled(Command::new(env!("CARGO_BIN_EXE_aded")))
 }

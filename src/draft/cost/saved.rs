@@ -141,7 +141,7 @@ impl CostTable {
         Ok(())
     }
 
-    /// Learns from a round of a size whose time comes from a file: `ms` is what the round took, a switch left out.
+    /// Learns from a round of a size whose time waits for its proof: `ms` is what the round took, a switch left out.
     pub(super) fn prove(&mut self, rows: usize, x: f32, ms: f32) {
         let (round, speed) = (self.round, self.speed);
         let entry = &mut self.entries[rows];
@@ -202,14 +202,17 @@ mod tests {
         assert!((own - ms).abs() < 0.1 * ms, "{rows} rows: {own} ms, not {ms}");
     }
 
-    /// Rounds until drafts of two nodes at most, each of which is right half the time, are drafted as often as they deserve.
+    /// The rows that pay best, up to `most`, where each node is right half the time.
+    fn best_rows(table: &CostTable, most: usize) -> usize {
+        let curve = table.curve(300, 1, 64);
+        let rate = |rows: usize| curve.rate(rows, 1.0 + 0.5 * (rows - 1) as f32);
+        (1..=most).fold(1, |best, rows| if rate(rows) > rate(best) { rows } else { best })
+    }
+
+    /// Rounds until drafts of two nodes are drafted and known for what they cost.
     fn rounds_to_recover(table: &mut CostTable, ms: impl Fn(usize) -> f32) -> usize {
         for round in 0..20_000 {
-            let curve = table.curve(300, 1, 64);
-            let rows = (1..=3).fold(1, |best, rows| {
-                let rate = |rows: usize| curve.rate(rows, 1.0 + 0.5 * (rows - 1) as f32);
-                if rate(rows) > rate(best) { rows } else { best }
-            });
+            let rows = best_rows(table, 3);
             table.observe(rows, 300, ms(rows), 1, 0.02);
             if rows == 3 && table.measured_ms(3, 300).is_some_and(|known| known < 1.1 * ms(3)) {
                 return round;
@@ -222,13 +225,11 @@ mod tests {
     fn times_of_a_busy_machine_do_not_end_drafting_for_ever() {
         let idle = |rows: usize| 3.0 + 0.5 * rows as f32;
         let busy = |rows: usize| if rows == 1 { idle(1) } else { 120.0 };
-        let mut table = learnt(busy);
-        let n = rounds_to_recover(&mut table, idle);
-        assert!(n < 2500, "{n}");
-        // In another process nothing but plain rounds was seen in between.
-        let mut table = reloaded(&mut learnt(busy));
-        let n = rounds_to_recover(&mut table, idle);
-        assert!(n < 2500, "{n}");
+        // In the same process and in another one.
+        for mut table in [learnt(busy), reloaded(&mut learnt(busy))] {
+            let n = rounds_to_recover(&mut table, idle);
+            assert!(n < 2500, "{n}");
+        }
     }
 
     #[test]
@@ -237,9 +238,7 @@ mod tests {
         let mut table = learnt(dear);
         let mut n_drafted = 0;
         for _ in 0..20_000 {
-            let curve = table.curve(300, 1, 64);
-            let rate = |rows: usize| curve.rate(rows, 1.0 + 0.5 * (rows - 1) as f32);
-            let rows = (1..=8).fold(1, |best, rows| if rate(rows) > rate(best) { rows } else { best });
+            let rows = best_rows(&table, 8);
             n_drafted += usize::from(rows > 1);
             table.observe(rows, 300, dear(rows), 1, 0.02);
         }
