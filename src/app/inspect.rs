@@ -120,15 +120,9 @@ fn describe_model(path: &Path, all: bool) -> Result<String, Error> {
 /// What one token takes in the memory of keys and values at 16 bits, all layers together; `None` where heads differ by layer or there are
 /// none.
 fn cell_bytes(header: &Header) -> Option<u64> {
-    let number = |key: &str| header.architecture_number(key);
-    let n_heads = number("attention.head_count")?;
-    let is_given = header.values.keys().any(|key| key.ends_with(".attention.head_count_kv"));
-    let n_kv_heads = number("attention.head_count_kv").or((!is_given).then_some(n_heads))?;
-    let width = number("embedding_length")?.checked_div(n_heads)?;
-    let sizes = number("attention.key_length")
-        .unwrap_or(width)
-        .checked_add(number("attention.value_length").unwrap_or(width))?;
-    number("block_count")?.checked_mul(n_kv_heads)?.checked_mul(sizes)?.checked_mul(2)
+    let heads = header.heads()?;
+    let values = heads.n_kv?.checked_mul(heads.key_size.checked_add(heads.value_size)?)?;
+    header.architecture_number("block_count")?.checked_mul(values)?.checked_mul(2)
 }
 
 /// The model with a small context: what its memory is and takes shows by trial.

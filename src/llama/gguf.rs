@@ -127,6 +127,20 @@ impl Header {
         self.number(&format!("{}.{key}", self.architecture()))
     }
 
+    /// The attention of a layer, as far as the metadata say.
+    pub fn heads(&self) -> Option<Heads> {
+        let number = |key| self.architecture_number(key);
+        let n = number("attention.head_count").filter(|&n| n > 0)?;
+        let is_given = self.values.contains_key(&format!("{}.attention.head_count_kv", self.architecture()));
+        let width = || number("embedding_length").map(|width| width / n);
+        Some(Heads {
+            n,
+            n_kv: number("attention.head_count_kv").or((!is_given).then_some(n)),
+            key_size: number("attention.key_length").or_else(width)?,
+            value_size: number("attention.value_length").or_else(width)?,
+        })
+    }
+
     /// A truth value under the architecture's prefix.
     pub fn architecture_flag(&self, key: &str) -> Option<bool> {
         match self.values.get(&format!("{}.{key}", self.architecture())) {
@@ -134,6 +148,19 @@ impl Header {
             _ => None,
         }
     }
+}
+
+/// Heads of an attention.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Heads {
+    /// Heads of the queries.
+    pub n: u64,
+    /// Heads of keys and values; `None` where their number differs by layer.
+    pub n_kv: Option<u64>,
+    /// Elements of a key.
+    pub key_size: u64,
+    /// Elements of a value.
+    pub value_size: u64,
 }
 
 /// Why a file is refused.

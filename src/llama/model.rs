@@ -191,26 +191,19 @@ impl Model {
     /// Bytes of a memory for `n_ctx` tokens whose keys and values take so many bytes each for `(values, bytes)` of a block. An estimate
     /// from the metadata for messages; `None` where the metadata do not say enough.
     pub(super) fn kv_bytes(&self, n_ctx: u64, key_block: (u64, u64), value_block: (u64, u64)) -> Option<u64> {
-        let number = |key| self.header.architecture_number(key);
-        let heads = number("attention.head_count")?;
-        let width = number("embedding_length")?.checked_div(heads)?;
-        let kv_heads = number("attention.head_count_kv").unwrap_or(heads);
-        let n_rows = n_ctx.checked_mul(number("block_count")?)?.checked_mul(kv_heads)?;
-        let values = |key| n_rows.checked_mul(number(key).unwrap_or(width));
-        let bytes = |values: u64, block: (u64, u64)| (values / block.0).checked_mul(block.1);
-        bytes(values("attention.key_length")?, key_block)?
-            .checked_add(bytes(values("attention.value_length")?, value_block)?)
+        let heads = self.header.heads()?;
+        let n_layers = self.header.architecture_number("block_count")?;
+        let n_rows = n_ctx.checked_mul(n_layers)?.checked_mul(heads.n_kv.unwrap_or(heads.n))?;
+        let bytes = |size: u64, block: (u64, u64)| (n_rows.checked_mul(size)? / block.0).checked_mul(block.1);
+        bytes(heads.key_size, key_block)?.checked_add(bytes(heads.value_size, value_block)?)
     }
 
     /// Elements of a head, heads of the queries, heads of keys and values; `None` where heads differ in size, by layer, or do not divide.
     pub(super) fn attention_heads(&self) -> Option<(u32, u32, u32)> {
-        let number = |key| self.header.architecture_number(key).and_then(|value| u32::try_from(value).ok());
-        let heads = number("attention.head_count").filter(|&heads| heads > 0)?;
-        let kv_heads = number("attention.head_count_kv").unwrap_or(heads);
-        let width = number("attention.key_length").or_else(|| number("embedding_length")?.checked_div(heads))?;
-        let is_even = number("attention.value_length").is_none_or(|value| value == width);
-        let divides = kv_heads > 0 && heads.is_multiple_of(kv_heads) && heads <= 1 << 10;
-        (is_even && divides && (1..=1024).contains(&width)).then_some((width, heads, kv_heads))
+        let heads = self.header.heads()?;
+        let n_kv = heads.n_kv.filter(|&n| n > 0 && heads.n <= 1 << 10 && heads.n.is_multiple_of(n))?;
+        let is_known = heads.key_size == heads.value_size && (1..=1024).contains(&heads.key_size);
+        is_known.then_some((heads.key_size as u32, heads.n as u32, n_kv as u32))
     }
 }
 

@@ -8,6 +8,8 @@ mod distribution;
 mod errors;
 #[path = "../support/faulty.rs"]
 mod faulty;
+#[path = "../support/models.rs"]
+mod fetched_models;
 mod gguf;
 mod memory;
 mod models;

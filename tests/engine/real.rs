@@ -1,9 +1,7 @@
 //! The models that `make models` fetches.
 
-use std::env;
 use std::fmt::{Debug, Write};
 use std::iter;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use aded::batch::DraftBatch;
@@ -16,16 +14,13 @@ use aded::{NodeId, Pos, RowId, Slot, Token};
 use tracing::field::{Field, Visit};
 use tracing::span;
 
+use crate::fetched_models::fetched;
+
 pub const SMOLLM2: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
 pub const GEMMA3: &str = "gemma-3-270m-q4_k_m.gguf";
 
 pub fn load(name: &str) -> Arc<Model> {
-    let store = env::var_os("ADED_MODELS").map(PathBuf::from).or_else(|| {
-        let caches = env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-        Some(caches.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cache")))?.join("aded/models"))
-    });
-    let path = store.expect("HOME or ADED_MODELS is set").join(name);
-    assert!(path.is_file(), "{} is missing: run `make models` first", path.display());
+    let path = fetched(name).unwrap_or_else(|| panic!("{name} is missing: run `make models` first"));
     Model::load(path, &ModelParams::default()).unwrap()
 }
 
