@@ -1,8 +1,9 @@
 //! Which attention a context gets where the user leaves it open: llama.cpp's fused one or its several steps.
 //!
 //! With our kernels the fused one is theirs, and faster. llama.cpp's own on a CPU may be faster or several times slower than the steps,
-//! by processor, context and rows, so one layer of the model's shape is timed both ways. The choice is kept for the process: two
-//! contexts of a kind must not differ by chance.
+//! by processor, context and rows, so one layer of the model's shape is timed both ways. A text is short before it is long, and the
+//! fused one passes over cells that hold nothing: the steps must win at both lengths, or short answers would be slower than llama.cpp's.
+//! The choice is kept for the process: two contexts of a kind must not differ by chance.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -14,8 +15,9 @@ use super::model::Model;
 use super::sys::{self, AttentionShape};
 use crate::kernels::attention::CellType;
 
-/// Cells of the trial, if the context has so many.
-const N_CELLS: u32 = 1024;
+/// Cells that passes of the trial look at and how many of them are used, if the context has so many. llama.cpp looks at whole blocks of
+/// 256.
+const FILLS: [(u32, u32); 2] = [(256, 128), (1024, 896)];
 
 /// Rows of the passes that are timed: a plain one, and one with a short draft.
 const ROWS: [u32; 2] = [1, 4];
@@ -42,16 +44,18 @@ pub(super) fn choose(model: &Model, params: &ContextParams) -> Option<bool> {
     if let Some((_, choice)) = chosen.iter().find(|(known, _)| *known == shape) {
         return *choice;
     }
-    let ms = |is_fused| ROWS.iter().map(|&rows| sys::attention_ms(&shape, rows, is_fused)).sum::<Option<f64>>();
-    let choice = match (ms(true), ms(false)) {
-        (Some(fused), Some(steps)) => {
-            debug!("attention over {} cells: {fused:.2} ms fused, {steps:.2} ms in steps", shape.n_cells);
-            (steps * LEAST_GAIN < fused).then_some(false)
-        }
-        _ => None,
-    };
+    let fills = FILLS.iter().filter(|(n_cells, _)| *n_cells <= shape.n_cells);
+    let mut shapes = fills.map(|&(n_cells, n_used)| AttentionShape { n_cells, n_used, ..shape });
+    let choice = shapes.all(|shape| steps_win(&shape)).then_some(false);
     chosen.push((shape, choice));
     choice
+}
+
+fn steps_win(shape: &AttentionShape) -> bool {
+    let ms = |is_fused| ROWS.iter().map(|&rows| sys::attention_ms(shape, rows, is_fused)).sum::<Option<f64>>();
+    let (Some(fused), Some(steps)) = (ms(true), ms(false)) else { return false };
+    debug!("attention over {} cells, {} used: {fused:.3} ms fused, {steps:.3} ms in steps", shape.n_cells, shape.n_used);
+    steps * LEAST_GAIN < fused
 }
 
 /// The attention of one layer; `None` where there is nothing to choose: on a device, with values that only the fused one reads, with heads
@@ -62,13 +66,15 @@ fn shape(model: &Model, params: &ContextParams) -> Option<AttentionShape> {
     }
     let (head_size, n_heads, n_kv_heads) = model.attention_heads()?;
     let n_ctx = if params.n_ctx == 0 { model.n_ctx_train() } else { params.n_ctx };
-    // The fused one visits cells in blocks of 256.
-    let n_cells = n_ctx.clamp(256, N_CELLS).next_multiple_of(256);
+    // llama.cpp rounds a context up to whole blocks.
+    let [(block, _), (most, _)] = FILLS;
+    let n_cells = n_ctx.clamp(block, most).next_multiple_of(block);
     Some(AttentionShape {
         head_size,
         n_heads,
         n_kv_heads,
         n_cells,
+        n_used: n_cells,
         n_threads: params.n_threads,
         type_k: params.type_k.0,
         type_v: params.type_v.0,
@@ -86,6 +92,7 @@ mod tests {
             n_heads: 9,
             n_kv_heads: 3,
             n_cells: 512,
+            n_used: 300,
             n_threads: 2,
             type_k: KvType::F16.0,
             type_v: KvType::F16.0,

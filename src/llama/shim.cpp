@@ -15,6 +15,7 @@
 #include <memory>
 #include <new>
 #include <string>
+#include <vector>
 
 namespace {
 
@@ -32,24 +33,53 @@ T guarded(aded_failure * failure, T otherwise, F && body) noexcept {
     return otherwise;
 }
 
-// What llama.cpp computes of a layer's attention once queries, keys and values are there.
-ggml_tensor * attention_tensor(ggml_context * context, const aded_attention & shape, int32_t n_rows, bool is_fused) {
-    const float scale = 1.0f / std::sqrt(static_cast<float>(shape.head_size));
-    ggml_tensor * q = ggml_permute(
+// What llama.cpp computes of a layer's attention once queries, keys and values are there: the values go into the memory, then the rows
+// attend to it. Gives the mask, to be filled.
+ggml_tensor * expand_attention(
+    ggml_cgraph * graph, ggml_context * context, const aded_attention & shape, int32_t n_rows, bool is_fused) {
+    const float     scale  = 1.0f / std::sqrt(static_cast<float>(shape.head_size));
+    const int64_t   width  = int64_t{ shape.head_size } * shape.n_kv_heads;
+    ggml_tensor *   q      = ggml_permute(
         context, ggml_new_tensor_3d(context, GGML_TYPE_F32, shape.head_size, shape.n_heads, n_rows), 0, 2, 1, 3);
     ggml_tensor * k = ggml_permute(
         context, ggml_new_tensor_3d(context, shape.type_k, shape.head_size, shape.n_kv_heads, shape.n_cells), 0, 2, 1, 3);
+    ggml_tensor * new_values = ggml_new_tensor_2d(context, GGML_TYPE_F32, width, n_rows);
+    ggml_tensor * mask = ggml_new_tensor_2d(context, is_fused ? GGML_TYPE_F16 : GGML_TYPE_F32, shape.n_cells, n_rows);
     if (is_fused) {
-        ggml_tensor * v = ggml_permute(
-            context, ggml_new_tensor_3d(context, shape.type_v, shape.head_size, shape.n_kv_heads, shape.n_cells), 0, 2, 1, 3);
-        ggml_tensor * mask = ggml_new_tensor_2d(context, GGML_TYPE_F16, shape.n_cells, n_rows);
-        return ggml_flash_attn_ext(context, q, k, v, mask, scale, 0.0f, 0.0f);
+        ggml_tensor * v      = ggml_new_tensor_3d(context, shape.type_v, shape.head_size, shape.n_kv_heads, shape.n_cells);
+        ggml_tensor * places = ggml_new_tensor_1d(context, GGML_TYPE_I64, n_rows);
+        ggml_build_forward_expand(
+            graph, ggml_set_rows(context, ggml_reshape_2d(context, v, width, shape.n_cells), new_values, places));
+        v = ggml_permute(context, v, 0, 2, 1, 3);
+        ggml_build_forward_expand(graph, ggml_flash_attn_ext(context, q, k, v, mask, scale, 0.0f, 0.0f));
+        return mask;
     }
-    // Without the fused step the memory holds values by element, not by cell.
-    ggml_tensor * v = ggml_new_tensor_3d(context, shape.type_v, shape.n_cells, shape.head_size, shape.n_kv_heads);
-    ggml_tensor * mask = ggml_new_tensor_2d(context, GGML_TYPE_F32, shape.n_cells, n_rows);
+    // Without the fused step the memory holds values by element, not by cell, and they are put there one by one.
+    ggml_tensor * v      = ggml_new_tensor_3d(context, shape.type_v, shape.n_cells, shape.head_size, shape.n_kv_heads);
+    ggml_tensor * places = ggml_new_tensor_1d(context, GGML_TYPE_I64, width * n_rows);
+    ggml_build_forward_expand(
+        graph,
+        ggml_set_rows(context, ggml_reshape_2d(context, v, 1, width * shape.n_cells),
+                      ggml_reshape_2d(context, new_values, 1, width * n_rows), places));
     ggml_tensor * weights = ggml_soft_max_ext(context, ggml_mul_mat(context, k, q), mask, scale, 0.0f);
-    return ggml_cont(context, ggml_permute(context, ggml_mul_mat(context, v, weights), 0, 2, 1, 3));
+    ggml_build_forward_expand(
+        graph, ggml_cont(context, ggml_permute(context, ggml_mul_mat(context, v, weights), 0, 2, 1, 3)));
+    return mask;
+}
+
+// Cells from `n_used` on are masked, as those that hold nothing yet are.
+void fill_mask(ggml_tensor * mask, int32_t n_used) {
+    const bool           is_half = mask->type == GGML_TYPE_F16;
+    const size_t         size    = ggml_type_size(mask->type);
+    constexpr uint16_t   half    = 0xfc00;
+    constexpr float      single  = -INFINITY;
+    std::vector<uint8_t> bytes(ggml_nbytes(mask), 0);
+    for (int64_t at = 0; at < ggml_nelements(mask); at++) {
+        if (at % mask->ne[0] >= n_used) {
+            std::memcpy(bytes.data() + at * size, is_half ? static_cast<const void *>(&half) : &single, size);
+        }
+    }
+    ggml_backend_tensor_set(mask, bytes.data(), 0, bytes.size());
 }
 
 struct sampler_free {
@@ -236,7 +266,7 @@ int32_t aded_quantize(
 
 double aded_attention_ms(const aded_attention * attention, int32_t n_rows, bool is_fused, aded_failure * failure) {
     constexpr double cannot = -1.0;
-    constexpr int    n_runs = 4;
+    constexpr int    n_runs = 8;
     return guarded<double>(failure, cannot, [&]() -> double {
         const ggml_backend_dev_t device = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
         const ggml_backend_ptr   backend(device ? ggml_backend_dev_init(device, nullptr) : nullptr);
@@ -251,12 +281,13 @@ double aded_attention_ms(const aded_attention * attention, int32_t n_rows, bool 
             set_n_threads(backend.get(), attention->n_threads);
         }
         ggml_cgraph * graph = ggml_new_graph(context.get());
-        ggml_build_forward_expand(graph, attention_tensor(context.get(), *attention, n_rows, is_fused));
+        ggml_tensor * mask  = expand_attention(graph, context.get(), *attention, n_rows, is_fused);
         const ggml_backend_buffer_ptr buffer(ggml_backend_alloc_ctx_tensors(context.get(), backend.get()));
         if (!buffer) {
             return cannot;
         }
         ggml_backend_buffer_clear(buffer.get(), 0);
+        fill_mask(mask, attention->n_used);
         double best = cannot;
         for (int run = 0; run < n_runs; run++) {
             const auto begun = std::chrono::steady_clock::now();

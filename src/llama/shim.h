@@ -104,12 +104,14 @@ int32_t aded_sampler_apply(struct llama_sampler * sampler, llama_token_data_arra
 int32_t aded_sampler_accept(struct llama_sampler * sampler, llama_token token, aded_failure * failure);
 int32_t aded_sampler_reset(struct llama_sampler * sampler, aded_failure * failure);
 
-// The attention of one layer on the CPU, as llama.cpp lays it out: shapes, the memory's types, threads.
+// The attention of one layer on the CPU, as llama.cpp lays it out: shapes, the memory's cells and how many of them hold something, its
+// types, threads.
 typedef struct aded_attention {
     int32_t        head_size;
     int32_t        n_heads;
     int32_t        n_kv_heads;
     int32_t        n_cells;
+    int32_t        n_used;
     int32_t        n_threads;
     enum ggml_type type_k;
     enum ggml_type type_v;

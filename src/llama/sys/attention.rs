@@ -11,7 +11,10 @@ pub(crate) struct AttentionShape {
     /// A multiple of `n_kv_heads`.
     pub(crate) n_heads: u32,
     pub(crate) n_kv_heads: u32,
+    /// Cells that a pass looks at.
     pub(crate) n_cells: u32,
+    /// Those of them that hold something.
+    pub(crate) n_used: u32,
     pub(crate) n_threads: u32,
     pub(crate) type_k: ffi::ggml_type,
     pub(crate) type_v: ffi::ggml_type,
@@ -32,6 +35,7 @@ pub(crate) fn attention_ms(shape: &AttentionShape, n_rows: u32, is_fused: bool) 
         n_heads: i32::try_from(shape.n_heads).ok()?,
         n_kv_heads: i32::try_from(shape.n_kv_heads).ok()?,
         n_cells: i32::try_from(shape.n_cells).ok()?,
+        n_used: i32::try_from(shape.n_used).ok()?,
         n_threads: i32::try_from(shape.n_threads).ok()?,
         type_k: shape.type_k,
         type_v: shape.type_v,
