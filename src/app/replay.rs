@@ -3,10 +3,12 @@
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use aded::draft::cost::SIZES;
 use aded::replay::{Bin, CostPoint, EXAMPLES, Played, Reliability, Replay, RowCost};
 use aded::representative::Source;
+use aded::representative::corpus::Corpus;
 use aded::{Error, Stats};
 use anyhow::Result;
 use clap::{Args, ValueEnum};
@@ -92,13 +94,25 @@ struct Share<T> {
 /// For bad arguments and files.
 pub(crate) fn replay(args: &ReplayArgs) -> Result<()> {
     log::install(&args.log)?;
+    let corpus = args.spec.corpus.as_deref().map(|path| Corpus::load(path, None).map(Arc::new)).transpose()?;
     let mut answers = Vec::new();
     for path in &args.traces {
-        answers.extend(trace::read(path)?.1);
+        let (header, recorded) = trace::read(path)?;
+        if let (Some(corpus), Some(tokenizer)) = (&corpus, header.tokenizer)
+            && corpus.fingerprint().to_string() != tokenizer
+        {
+            return Err(Error::usage(format!(
+                "the corpus is of the tokenizer {}, but {} was recorded with {tokenizer}; learn it with the model of the trace",
+                corpus.fingerprint(),
+                path.display()
+            ))
+            .into());
+        }
+        answers.extend(recorded);
     }
     let mut cost = cost(&args.cost)?;
     cost.switch_ms = args.switch_ms;
-    let outcomes = args.modes.iter().map(|&mode| play(args, mode, &answers, &cost)).collect::<Result<Vec<_>>>()?;
+    let outcomes = args.modes.iter().map(|&mode| play(args, mode, &answers, &cost, corpus.clone())).collect::<Result<Vec<_>>>()?;
     let text = match args.output {
         ReplayFormat::Md => outcomes.iter().map(markdown).collect::<String>(),
         ReplayFormat::Json => serde_json::to_string_pretty(&outcomes)? + "\n",
@@ -124,11 +138,18 @@ fn cost(name: &str) -> Result<RowCost, Error> {
     RowCost::new(&points)
 }
 
-fn play(args: &ReplayArgs, mode: Mode, answers: &[Answer], cost: &RowCost) -> Result<Outcome> {
+fn play(
+    args: &ReplayArgs,
+    mode: Mode,
+    answers: &[Answer],
+    cost: &RowCost,
+    corpus: Option<Arc<Corpus>>,
+) -> Result<Outcome> {
     let config = mode.config(&resolve::config(&args.spec)?);
     let n_ctx = answers.iter().map(|answer| answer.recording.prompt().len() + answer.recording.output().len());
     let n_ctx = n_ctx.max().unwrap_or(0) + SIZES[SIZES.len() - 1];
     let mut replay = Replay::new(config, cost.clone(), n_ctx as u32)?;
+    replay.session_mut().decoder_mut().set_corpus(corpus);
     let mut reliability = Reliability::default();
     let mut played = Vec::new();
     for answer in answers {

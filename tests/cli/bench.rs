@@ -84,6 +84,32 @@ fn a_recorded_trace_is_replayed_the_same_each_time_and_reports_are_compared() {
 }
 
 #[test]
+fn a_replay_drafts_from_a_corpus() {
+    let folder = folder();
+    let prompts = write(folder.path(), "q.jsonl", QUESTIONS);
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (trace, corpus) = (path("a.trace"), path("a.aded"));
+    aded(&["bench", "-m", tiny(), "--prompts", &prompts, "-n", "40", "--record", &trace]).text();
+    // What the model said, so that the corpus cannot but be right now and then.
+    let said: String = QUESTIONS
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["turns"][0].as_str().unwrap().to_owned())
+        .map(|turn| aded(&["run", "-m", tiny(), "-p", &turn, "-n", "40", "--temp", "0", "--memory", "off"]).text())
+        .collect();
+    let said = write(folder.path(), "said.txt", said);
+    aded(&["learn", "-m", tiny(), &said, "-o", &corpus]).text();
+    let played = aded(&["replay", &trace, "--cold", "--corpus", &corpus, "-o", "json"]).json();
+    let sources = played[0]["sources"].as_array().unwrap();
+    assert!(sources.iter().any(|share| share["of"] == "corpus"), "{played}");
+    // A trace of another tokenizer.
+    let text = std::fs::read_to_string(&trace).unwrap();
+    let at = text.find("\"tokenizer\":\"").unwrap() + 13;
+    let other = write(folder.path(), "b.trace", format!("{}{:016x}{}", &text[..at], 0, &text[at + 16..]));
+    aded(&["replay", &other, "--corpus", &corpus]).fails(2, "learn it with the model of the trace");
+    aded(&["replay", &trace, "--corpus", "nowhere.aded"]).fails(1, "nowhere.aded");
+}
+
+#[test]
 fn faults_are_one_line() {
     let folder = folder();
     let empty = write(folder.path(), "empty.jsonl", "");

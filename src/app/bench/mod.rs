@@ -77,7 +77,13 @@ fn prompts(args: &BenchArgs, cancel: &CancelFlag) -> Result<()> {
     let mut trace = match &args.record {
         Some(path) => {
             let model = serde_json::to_value(&model)?;
-            let header = trace::Header::new(build.clone(), machine.clone(), model, settings.clone());
+            let header = trace::Header::new(
+                resolve::fingerprint(subject.model()),
+                build.clone(),
+                machine.clone(),
+                model,
+                settings.clone(),
+            );
             Some(trace::Writer::create(path, &header)?)
         }
         None => None,

@@ -1,7 +1,7 @@
 //! Traces: what plain decoding said and the best tokens of its rows, one answer a line, for `aded replay`.
 //!
-//! The first line says where the trace comes from: `{"trace": 1, "build", "machine", "model", "settings"}`. Each further line is an
-//! answer: `{"question_id", "category", "turn", "greedy", "prompt": [ids], "output": [ids], "tops": [[id, probability, id, ...]]}`, with
+//! The first line says where the trace comes from: `{"trace": 1, "tokenizer", "build", "machine", "model", "settings"}`. Each further
+//! line is an answer: `{"question_id", "category", "turn", "greedy", "prompt": [ids], "output": [ids], "tops": [[id, probability, id, ...]]}`, with
 //! one entry of `tops` for each output token, likeliest first.
 
 use std::fs::File;
@@ -11,6 +11,7 @@ use std::path::Path;
 use aded::replay::Recording;
 use aded::representative::NO_TOKEN;
 use aded::representative::recall::TopRow;
+use aded::representative::store::Fingerprint;
 use aded::{Error, Token};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -22,6 +23,9 @@ const TRACE: u32 = 1;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Header {
     trace: u32,
+    /// Fingerprint of the tokenizer, as corpus files carry it; traces of earlier builds have none.
+    #[serde(default)]
+    pub(crate) tokenizer: Option<String>,
     pub(crate) build: Value,
     pub(crate) machine: Value,
     pub(crate) model: Value,
@@ -29,8 +33,8 @@ pub(crate) struct Header {
 }
 
 impl Header {
-    pub(crate) fn new(build: Value, machine: Value, model: Value, settings: Value) -> Self {
-        Self { trace: TRACE, build, machine, model, settings }
+    pub(crate) fn new(tokenizer: Fingerprint, build: Value, machine: Value, model: Value, settings: Value) -> Self {
+        Self { trace: TRACE, tokenizer: Some(tokenizer.to_string()), build, machine, model, settings }
     }
 }
 
@@ -141,6 +145,10 @@ fn top_row(row: &[f64]) -> TopRow {
 mod tests {
     use super::*;
 
+    fn header() -> Header {
+        Header::new(Fingerprint(42), Value::Null, Value::Null, Value::Null, Value::Null)
+    }
+
     #[test]
     fn what_is_written_is_read_back() {
         let folder = tempfile::tempdir().expect("a folder");
@@ -150,9 +158,10 @@ mod tests {
         (top.probabilities[0], top.probabilities[1]) = (0.75, 0.12345);
         let recording = Recording::new(vec![Token(1), Token(2)], vec![Token(7)], vec![top], true).expect("whole");
         let answer = Answer { question_id: 81.into(), category: "qa".into(), turn: 1, recording };
-        let header = Header::new(Value::Null, Value::Null, Value::Null, Value::Null);
+        let header = header();
         Writer::create(&path, &header).and_then(|mut writer| writer.write(&answer)).expect("written");
-        let (_, answers) = read(&path).expect("a trace");
+        let (header, answers) = read(&path).expect("a trace");
+        assert_eq!(header.tokenizer.as_deref(), Some("000000000000002a"));
         assert_eq!((answers.len(), &answers[0].recording), (1, &answer.recording));
         assert_eq!((&answers[0].category, answers[0].turn, &answers[0].question_id), (&answer.category, 1, &81.into()));
     }
@@ -161,8 +170,7 @@ mod tests {
     fn faults_are_named() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("a.trace");
-        let header =
-            serde_json::to_string(&Header::new(Value::Null, Value::Null, Value::Null, Value::Null)).expect("text");
+        let header = serde_json::to_string(&header()).expect("text");
         let refused = |text: &str| {
             std::fs::write(&path, text).expect("written");
             read(&path).expect_err("refused").to_string()
