@@ -112,7 +112,8 @@ pub(crate) fn replay(args: &ReplayArgs) -> Result<()> {
     }
     let mut cost = cost(&args.cost)?;
     cost.switch_ms = args.switch_ms;
-    let outcomes = args.modes.iter().map(|&mode| play(args, mode, &answers, &cost, corpus.clone())).collect::<Result<Vec<_>>>()?;
+    let outcomes =
+        args.modes.iter().map(|&mode| play(args, mode, &answers, &cost, corpus.clone())).collect::<Result<Vec<_>>>()?;
     let text = match args.output {
         ReplayFormat::Md => outcomes.iter().map(markdown).collect::<String>(),
         ReplayFormat::Json => serde_json::to_string_pretty(&outcomes)? + "\n",

@@ -44,7 +44,8 @@ pub(super) fn choose(model: &Model, params: &ContextParams) -> Option<bool> {
     if let Some((_, choice)) = chosen.iter().find(|(known, _)| *known == shape) {
         return *choice;
     }
-    let fills = FILLS.iter().filter(|(n_cells, _)| *n_cells <= shape.n_cells);
+    // Twice, since a busy moment may spoil one trial.
+    let fills = FILLS.iter().chain(&FILLS).filter(|(n_cells, _)| *n_cells <= shape.n_cells);
     let mut shapes = fills.map(|&(n_cells, n_used)| AttentionShape { n_cells, n_used, ..shape });
     let choice = shapes.all(|shape| steps_win(&shape)).then_some(false);
     chosen.push((shape, choice));
@@ -54,7 +55,10 @@ pub(super) fn choose(model: &Model, params: &ContextParams) -> Option<bool> {
 fn steps_win(shape: &AttentionShape) -> bool {
     let ms = |is_fused| ROWS.iter().map(|&rows| sys::attention_ms(shape, rows, is_fused)).sum::<Option<f64>>();
     let (Some(fused), Some(steps)) = (ms(true), ms(false)) else { return false };
-    debug!("attention over {} cells, {} used: {fused:.3} ms fused, {steps:.3} ms in steps", shape.n_cells, shape.n_used);
+    debug!(
+        "attention over {} cells, {} used: {fused:.3} ms fused, {steps:.3} ms in steps",
+        shape.n_cells, shape.n_used
+    );
     steps * LEAST_GAIN < fused
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use aded::batch::DraftBatch;
 use aded::llama::text::ChatMessage;
-use aded::llama::{ContextParams, Model, ModelParams, Target};
+use aded::llama::{ContextParams, FlashAttention, Model, ModelParams, Target};
 use aded::model::TargetModel as _;
 use aded::{Pos, RowId, Slot, Token};
 
@@ -50,9 +50,11 @@ fn drafting_does_not_change_greedy_answers() {
     let cases = PROMPTS.iter().map(|prompt| (prompt, "auto")).chain(PROMPTS[..5].iter().map(|prompt| (prompt, "off")));
     for (index, (prompt, kernels)) in cases.enumerate() {
         let search = ["mcts", "best-first", "reference"][index % 3];
-        let plain = answer(prompt, &["--spec", "off", "--kernels", kernels]);
-        let flags = ["--spec", "on", "--spec-budget", "8", "--spec-search", search, "--kernels", kernels];
-        let drafted = answer(prompt, &flags);
+        // The attention is named: with llama.cpp's kernels each process finds out which is faster, and near a tie two may differ.
+        let flags = ["--kernels", kernels, "-fa", "on", "--spec"];
+        let plain = answer(prompt, &[&flags[..], &["off"]].concat());
+        let drafting = ["on", "--spec-budget", "8", "--spec-search", search];
+        let drafted = answer(prompt, &[&flags[..], &drafting].concat());
         // Our kernels compute the same sums for any number of rows.
         let is_exact = drafted.stderr.contains("own kernels\n");
         let (plain, drafted) = (plain.json(), drafted.json());
@@ -78,7 +80,8 @@ fn gap_and_noise(path: &Path, prompt: &str, begun: &[Token], one: Token, other: 
     let model = Model::load(path, &ModelParams::default()).unwrap();
     let message = ChatMessage::new("user", prompt);
     let prompt = model.tokenize_chat(&model.chat_prompt(&[message], true).unwrap()).unwrap();
-    let mut target = Target::new(model, &ContextParams { n_ctx: 1024, ..ContextParams::default() }).unwrap();
+    let params = ContextParams { n_ctx: 1024, flash_attention: FlashAttention::On, ..ContextParams::default() };
+    let mut target = Target::new(model, &params).unwrap();
     let mut decode = |pos: usize, tokens: &[Token]| {
         let mut batch = DraftBatch::new();
         batch.push_prompt(Slot(0), Pos(pos as u32), tokens, true);
