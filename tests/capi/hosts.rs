@@ -18,6 +18,7 @@ fn model() -> PathBuf {
 }
 
 /// A text that the model goes on repeating.
+#[cfg(feature = "llama-cpp-2")]
 const REPEATED: &str = "The quick brown fox jumps over the lazy dog. The quick brown fox jumps over the lazy dog. \
                         The quick brown fox jumps over the lazy dog. The quick brown fox";
 
@@ -72,11 +73,12 @@ fn misuse_of_the_full_library_is_answered_by_statuses() {
 
 #[test]
 fn a_host_with_a_llama_cpp_of_its_own_prints_what_it_prints_plainly() {
-    // llama.cpp's own kernels round differently for one row and for several: on this text no choice is close.
-    let plain = answer("host_llama", &["-n", "80", "--plain", REPEATED]);
-    let drafted = answer("host_llama", &["-n", "80", "--always", REPEATED]);
+    // llama.cpp's own kernels round differently for one row and for several, and on each processor: on this text no choice is close.
+    let counted = "1, 2, 3, 4, 5, ".repeat(5) + "1, 2,";
+    let plain = answer("host_llama", &["-n", "80", "--plain", &counted]);
+    let drafted = answer("host_llama", &["-n", "80", "--always", &counted]);
     assert_eq!(drafted.0, plain.0, "{}{}", drafted.1, plain.1);
-    assert!(tokens_per_round(&drafted.1) > 1.2, "{}", drafted.1);
+    assert!(tokens_per_round(&drafted.1) > 1.5, "{}", drafted.1);
 }
 
 #[test]
