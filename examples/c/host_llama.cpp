@@ -63,7 +63,11 @@ int main(int argc, char ** argv) {
     std::vector<llama_token> tokens(prompt.size() + 8);
     const int n_prompt = llama_tokenize(
         vocab, prompt.c_str(), (int32_t) prompt.size(), tokens.data(), (int32_t) tokens.size(), true, true);
-    tokens.resize(n_prompt > 0 ? n_prompt : 0);
+    if (n_prompt < 1) {
+        std::fprintf(stderr, "the prompt has no token: give one of at least a word\n");
+        return 2;
+    }
+    tokens.resize(n_prompt);
 
     llama_context_params params = llama_context_default_params();
     params.n_ctx = (uint32_t) (n_prompt + n_predict + ADED_LLAMA_MAX_LOGITS_ROWS);
