@@ -1,7 +1,7 @@
 //! One block of places, one head of keys and values, a few pairs of query row and head: scores, weights, weighted sums.
 
 use super::lanes::Lanes;
-use super::order::{Block, HIDDEN, Order, mask_row};
+use super::order::{Block, HIDDEN, Order, Part, mask_row};
 use super::{Attention, BLOCK, MAX_SIBLINGS, TASK_PAIRS};
 use std::ops::Range;
 
@@ -51,7 +51,9 @@ impl Element for Q8_0 {
 pub(super) struct Job<'a> {
     pub(super) attention: &'a Attention,
     pub(super) order: &'a Order,
-    /// One block, or all of them if the job merges them.
+    /// The rows that the job's pairs are of.
+    pub(super) part: &'a Part,
+    /// One block of the part, or all of them if the job merges them.
     pub(super) blocks: Range<usize>,
     pub(super) kv_head: usize,
     /// Pair p is query row p / group and head kv_head * group + p % group. At most `TASK_PAIRS`.
@@ -116,7 +118,12 @@ pub(super) unsafe fn run<L: Lanes, E: Element>(job: &Job<'_>) {
         if job.own_merge {
             for pair in job.pairs.clone() {
                 let out = job.attention.out.add(job.row(pair) * job.attention.head_size);
-                super::merge_row::<L>(job.partial(pair, 0), job.order.blocks.len(), job.attention.head_size, out);
+                super::merge_row::<L>(
+                    job.partial(pair, job.part.blocks.start),
+                    job.part.blocks.len(),
+                    job.attention.head_size,
+                    out,
+                );
             }
         }
     }
@@ -132,7 +139,7 @@ impl Job<'_> {
     /// Where a block's result for a pair goes.
     unsafe fn partial(&self, pair: usize, block: usize) -> *mut f32 {
         let row = if self.own_partials { pair - self.pairs.start } else { self.row(pair) };
-        let record = row * self.order.blocks.len() + block;
+        let record = row * self.part.blocks.len() + (block - self.part.blocks.start);
         // SAFETY: the partials have room for `max_blocks` records a row, and `Order` gives no more blocks.
         unsafe { self.partials.add(record * self.attention.partial_floats()) }
     }

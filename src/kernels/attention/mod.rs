@@ -7,7 +7,7 @@
 //!
 //! Which cells make a block: without positions, cell by cell as they lie in memory. With positions ([`Attention::positions`]) the cells
 //! are visited in the order of their positions, so that the result does not depend on where a draft tree left the accepted tokens
-//! (`order.rs`).
+//! (`order.rs`). Rows of other sequences see other cells; each sequence's rows visit their own.
 //!
 //! A call takes two steps, each shared by any number of threads, with a barrier between them if [`Attention::needs_merge`] says so:
 //! [`Attention::run`] and [`Attention::merge`].
@@ -148,10 +148,11 @@ impl Attention {
         (self.partials_floats(n_threads) + n_threads * scratch_floats() + 16) * 4
     }
 
-    /// Floats of the partial results of all rows, or of the tasks that all threads work at.
+    /// Floats of the partial results: of all rows, or of the tasks that all threads work at.
     fn partials_floats(&self, n_threads: usize) -> usize {
-        let pairs = if self.merges_itself() { n_threads * TASK_PAIRS } else { self.n_rows * self.n_heads };
-        pairs * self.max_blocks() * self.partial_floats()
+        let of_rows = if self.merges_itself() { 0 } else { self.n_rows * self.n_heads };
+        let of_tasks = if self.n_rows > 1 { n_threads * TASK_PAIRS } else { 0 };
+        of_rows.max(of_tasks) * self.max_blocks() * self.partial_floats()
     }
 
     fn merges_itself(&self) -> bool {
@@ -165,7 +166,7 @@ impl Attention {
 
     /// True if [`merge`](Self::merge) must follow, after a barrier.
     pub fn needs_merge(&self, order: &Order) -> bool {
-        order.blocks.len() > 1 && !self.merges_itself()
+        order.blocks.len() > 1 && order.parts.len() == 1 && !self.merges_itself()
     }
 
     /// Computes thread `thread`'s part of `n_threads`. `isa` None: any processor.
@@ -176,36 +177,43 @@ impl Attention {
     /// The shapes are supported ([`is_supported`](Self::is_supported)) and the pointers valid for them, the output and `work` for writes of
     /// [`work_bytes`](Self::work_bytes) bytes, which all threads share. No other thread has the same number.
     pub unsafe fn run(&self, isa: Option<Isa>, order: &Order, work: *mut u8, thread: usize, n_threads: usize) {
-        let pairs = self.group() * self.n_rows;
-        let n_blocks = order.blocks.len();
-        let mut parts = pairs.div_ceil(TASK_PAIRS);
-        let own_merge = self.merges_itself();
-        let tasks = self.n_kv_heads * if own_merge { 1 } else { n_blocks };
-        // Few long tasks would leave threads idle at the end; a task's keys are turned over once for all its pairs,
-        // so few pairs are not worth dividing. Rows are independent: dividing them changes no result.
-        if pairs > 6 && tasks * parts < 4 * n_threads && !(tasks * parts).is_multiple_of(n_threads) {
-            parts = parts.max(n_threads.min(pairs / 3));
-        }
-        for task in (thread..tasks * parts).step_by(n_threads) {
-            let (block, rest) = (task / (self.n_kv_heads * parts), task % (self.n_kv_heads * parts));
-            let (part, kv_head) = (rest / self.n_kv_heads, rest % self.n_kv_heads);
-            let blocks = if own_merge { 0..n_blocks } else { block..block + 1 };
-            // SAFETY: the partials come first, then each thread's own scratch; `work_bytes` counts both.
-            unsafe {
-                let floats = work_floats(work);
-                let own = if own_merge { thread * TASK_PAIRS * self.max_blocks() * self.partial_floats() } else { 0 };
-                let job = Job {
-                    attention: self,
-                    order,
-                    blocks,
-                    kv_head,
-                    pairs: pairs * part / parts..pairs * (part + 1) / parts,
-                    own_merge: own_merge || n_blocks == 1,
-                    own_partials: own_merge,
-                    scratch: floats.add(self.partials_floats(n_threads) + thread * scratch_floats()),
-                    partials: floats.add(own),
-                };
-                run_job(isa, self.cells, &job);
+        let own_merge = order.parts.len() > 1 || self.merges_itself();
+        // Tasks are dealt to the threads in turn, on and on through the parts.
+        let mut n_dealt = 0;
+        for part in &order.parts {
+            let (pairs, n_blocks) = (self.group() * part.rows.len(), part.blocks.len());
+            let mut shares = pairs.div_ceil(TASK_PAIRS);
+            let tasks = self.n_kv_heads * if own_merge { 1 } else { n_blocks };
+            // Few long tasks would leave threads idle at the end; a task's keys are turned over once for all its pairs,
+            // so few pairs are not worth dividing. Rows are independent: dividing them changes no result.
+            if pairs > 6 && tasks * shares < 4 * n_threads && !(tasks * shares).is_multiple_of(n_threads) {
+                shares = shares.max(n_threads.min(pairs / 3));
+            }
+            let first = (thread + n_threads - n_dealt % n_threads) % n_threads;
+            n_dealt += tasks * shares;
+            for task in (first..tasks * shares).step_by(n_threads) {
+                let (block, rest) = (task / (self.n_kv_heads * shares), task % (self.n_kv_heads * shares));
+                let (share, kv_head) = (rest / self.n_kv_heads, rest % self.n_kv_heads);
+                let block = part.blocks.start + block;
+                let first_pair = part.rows.start * self.group();
+                // SAFETY: the partials come first, then each thread's own scratch; `work_bytes` counts both.
+                unsafe {
+                    let floats = work_floats(work);
+                    let own = if own_merge { thread * TASK_PAIRS * self.max_blocks() * self.partial_floats() } else { 0 };
+                    let job = Job {
+                        attention: self,
+                        order,
+                        part,
+                        blocks: if own_merge { part.blocks.clone() } else { block..block + 1 },
+                        kv_head,
+                        pairs: first_pair + pairs * share / shares..first_pair + pairs * (share + 1) / shares,
+                        own_merge: own_merge || n_blocks == 1,
+                        own_partials: own_merge,
+                        scratch: floats.add(self.partials_floats(n_threads) + thread * scratch_floats()),
+                        partials: floats.add(own),
+                    };
+                    run_job(isa, self.cells, &job);
+                }
             }
         }
         if order.blocks.is_empty() {

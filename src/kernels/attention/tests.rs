@@ -343,6 +343,51 @@ fn siblings_change_no_bit() {
 }
 
 #[test]
+fn other_sequences_in_the_call_change_no_bit() {
+    // Sequence s has 40 s + 7 tokens in every seventh cell from cell s on, and more rows than the one before.
+    const N: usize = 7;
+    let alone: Vec<Case> = (0..N)
+        .map(|s| Case::random(s as u64, 32, [6, 2], 1 + 2 * s, 40 * s + 7, CellType::F16).masked(s as u64, 0.9))
+        .collect();
+    let n_cells = N * (40 * (N - 1) + 7);
+    let mut all = Case { n_rows: 0, n_cells, q: Vec::new(), ..alone[0].clone() };
+    let cell_bytes = all.n_kv_heads * all.head_bytes();
+    let (mut mask, mut positions) = (Vec::new(), vec![-1; n_cells]);
+    (all.k, all.v) = (vec![0; n_cells * cell_bytes], vec![0; n_cells * cell_bytes]);
+    for (s, case) in alone.iter().enumerate() {
+        let wide = scattered(case, n_cells, |i| N * i + s);
+        all.n_rows += case.n_rows;
+        all.q.extend(&case.q);
+        mask.extend(wide.mask.unwrap());
+        for cell in (0..case.n_cells).map(|i| N * i + s) {
+            positions[cell] = (cell / N) as i32;
+            let bytes = cell * cell_bytes..(cell + 1) * cell_bytes;
+            all.k[bytes.clone()].copy_from_slice(&wide.k[bytes.clone()]);
+            all.v[bytes.clone()].copy_from_slice(&wide.v[bytes]);
+        }
+    }
+    all.mask = Some(mask);
+    all.positions = Some(positions);
+    let data = Data::new(&all, Memory::Heap);
+    let mut order = Order::new();
+    // SAFETY: the mask and the positions have the shapes of the case.
+    unsafe { order.update(&all.attention(&data)) };
+    assert_eq!(order.parts.len(), N, "a part for each sequence");
+    for isa in sets() {
+        for n_threads in [1, 2, 3] {
+            let together = all.run(isa, n_threads);
+            let mut rest = &together[..];
+            for case in &alone {
+                let (own, others) = rest.split_at(case.q.len());
+                assert_eq!(bits(&case.run(isa, 2)), bits(own), "{isa:?}, {n_threads} threads, {} rows", case.n_rows);
+                rest = others;
+            }
+        }
+    }
+    all.check("several sequences");
+}
+
+#[test]
 fn useless_positions_fall_back_to_memory_order() {
     let case = Case::random(1, 64, [2, 1], 3, 300, CellType::F16).masked(2, 0.7);
     for positions in
