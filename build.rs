@@ -64,6 +64,7 @@ mod engine {
         println!("cargo:include={}", include.display());
         compile_shim(&include);
         compile_hook();
+        compile_graphs();
         bind_shim(&include);
         record_version();
     }
@@ -168,6 +169,30 @@ mod engine {
             .flag_if_supported("-Wno-unused-parameter")
             .flag_if_supported("-Wno-unused-function")
             .compile("aded_hook");
+    }
+
+    /// Compiles the kept graphs against llama.cpp's internal headers, or in their place what keeps none.
+    fn compile_graphs() {
+        for file in ["src/llama/graphs.cpp", "src/llama/graphs.h"] {
+            println!("cargo:rerun-if-changed={file}");
+        }
+        let sources = source_folder();
+        let mut build = cc::Build::new();
+        if bundled_sources().is_some() {
+            build.define("ADED_LLAMA_INTERNALS", None);
+        }
+        build
+            .cpp(true)
+            .std("c++17")
+            .include("src/llama")
+            .include(sources.join("include"))
+            .include(sources.join("src"))
+            .include(sources.join("ggml/include"))
+            .include(sources.join("ggml/src"))
+            .file("src/llama/graphs.cpp")
+            .flag_if_supported("-Wno-unused-parameter")
+            .flag_if_supported("-Wno-unused-function")
+            .compile("aded_graphs");
     }
 
     /// llama.cpp's source folder, if ggml's CPU backend was built from it into a static library.

@@ -13,7 +13,8 @@ mod saved;
 
 pub use saved::TimesFile;
 
-/// Row counts that drafts use. A round with another number of rows than the last makes llama.cpp rebuild its graph, so there are few.
+/// Row counts that drafts use. Each is a compute graph, kept for up to 16 rows on CPUs and elsewhere built anew with each change, so
+/// that there are few.
 pub const SIZES: [usize; 18] = [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 32, 40, 48, 64];
 
 /// Least relative cost of another row, assumed where nothing is measured. Deliberately optimistic.

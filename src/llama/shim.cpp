@@ -96,9 +96,9 @@ llama_context * aded_context_new(llama_model * model, llama_context_params param
     return guarded<llama_context *>(failure, nullptr, [&] { return llama_init_from_model(model, params); });
 }
 
-int32_t aded_decode(llama_context * context, llama_batch batch, aded_failure * failure) {
+int32_t aded_decode(llama_context * context, aded_graphs * graphs, llama_batch batch, aded_failure * failure) {
     return guarded<int32_t>(failure, ADED_EXCEPTION, [&] {
-        const int32_t status = llama_decode(context, batch);
+        const int32_t status = graphs ? aded_graphs_decode(graphs, batch) : llama_decode(context, batch);
         if (status == 0) {
             // On a device the work may still be running; its errors belong to this call, and so does its time.
             llama_synchronize(context);

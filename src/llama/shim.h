@@ -2,6 +2,7 @@
 // turns one into a status or a null pointer and leaves its text in `failure`.
 #pragma once
 
+#include "graphs.h"
 #include "llama.h"
 
 #ifdef __cplusplus
@@ -21,7 +22,9 @@ struct llama_model * aded_model_load(const char * path, struct llama_model_param
 struct llama_context * aded_context_new(
     struct llama_model * model, struct llama_context_params params, aded_failure * failure);
 
-int32_t aded_decode(struct llama_context * context, struct llama_batch batch, aded_failure * failure);
+// `graphs` are those of the context, or null.
+int32_t aded_decode(
+    struct llama_context * context, aded_graphs * graphs, struct llama_batch batch, aded_failure * failure);
 
 // The logits of a row of the last batch; null if the row has none.
 float * aded_logits(struct llama_context * context, int32_t row, aded_failure * failure);

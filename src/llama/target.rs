@@ -182,7 +182,8 @@ impl Target {
         Ok(())
     }
 
-    /// Times that llama.cpp could use its compute graph again: after a call with the same number of rows.
+    /// Times that a compute graph could be used again. On CPUs graphs are kept for each number of rows up to 16; elsewhere llama.cpp
+    /// keeps that of the last call.
     pub fn n_graph_reuses(&self) -> u32 {
         self.context.n_graph_reuses()
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use aded::batch::DraftBatch;
 use aded::draft::DraftTree;
-use aded::llama::{ContextParams, Target};
+use aded::llama::{ContextParams, HAS_KERNELS, Target};
 use aded::model::{DraftShape, TargetModel};
 use aded::sampling::argmax;
 use aded::{NodeId, Pos, RowId, Slot, Token};
@@ -272,4 +272,47 @@ fn trees_with_all_the_sequences_that_there_are() {
     assert!(error.to_string().contains("has 5 leaves, more than 4"), "{error}");
     few.check_sequences().unwrap();
     assert_eq!(prompt(&mut few, Slot(0), &[first]), truth[1]);
+}
+
+#[test]
+fn rounds_of_changing_sizes_use_their_graphs_again() {
+    if !HAS_KERNELS {
+        // llama.cpp is linked from elsewhere, and its insides are out of reach.
+        return;
+    }
+    let mut target = Target::new(tiny(), &small()).unwrap();
+    let start: Vec<Token> = (0..20).map(|index| Token(4 + index * 7)).collect();
+    let root = prompt(&mut target, Slot(0), &start);
+    let chain = |n_nodes: u32| {
+        let mut tree = DraftTree::new();
+        (0..n_nodes).fold(None, |parent, node| Some(tree.add(parent, Token(300 + node), 0.5)));
+        tree
+    };
+    let logits = |target: &mut Target, n_nodes: u32| {
+        let mut batch = DraftBatch::new();
+        let root = batch.push_draft(Slot(0), Pos(start.len() as u32), root, &chain(n_nodes));
+        target.decode(&batch).unwrap();
+        target.logits(root).to_vec()
+    };
+    let sizes = [0, 1, 3, 7, 15];
+    let first = sizes.map(|n_nodes| logits(&mut target, n_nodes));
+    for round in 1..4 {
+        // After a prompt, too.
+        assert_eq!(argmax(&first[0]), Some(prompt_again(&mut target, &start, root)));
+        let n_before = target.n_graph_reuses();
+        for (n_nodes, first) in sizes.into_iter().zip(&first) {
+            assert_eq!(&logits(&mut target, n_nodes), first, "{n_nodes} nodes, round {round}");
+        }
+        assert_eq!(target.n_graph_reuses() - n_before, sizes.len() as u32);
+    }
+}
+
+/// Decodes the prompt and what follows it anew, and gives the token after that.
+fn prompt_again(target: &mut Target, start: &[Token], root: Token) -> Token {
+    target.truncate(Slot(0), 0).unwrap();
+    let mut tokens = start.to_vec();
+    tokens.push(root);
+    let next = prompt(target, Slot(0), &tokens);
+    target.truncate(Slot(0), start.len() as u32).unwrap();
+    next
 }

@@ -199,7 +199,8 @@ impl Attention {
                 // SAFETY: the partials come first, then each thread's own scratch; `work_bytes` counts both.
                 unsafe {
                     let floats = work_floats(work);
-                    let own = if own_merge { thread * TASK_PAIRS * self.max_blocks() * self.partial_floats() } else { 0 };
+                    let own =
+                        if own_merge { thread * TASK_PAIRS * self.max_blocks() * self.partial_floats() } else { 0 };
                     let job = Job {
                         attention: self,
                         order,

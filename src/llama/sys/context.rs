@@ -45,6 +45,8 @@ pub(crate) struct ContextOptions {
 /// A context: the memory of all sequences, the compute buffers, the logits of the last batch.
 pub(crate) struct Context {
     ptr: NonNull<ffi::llama_context>,
+    /// Null where none are kept.
+    graphs: *mut shim::aded_graphs,
     /// Looked at by llama.cpp between graph nodes; kept here so that its address stays valid.
     cancel: CancelFlag,
     n_vocab: usize,
@@ -60,8 +62,11 @@ unsafe impl Send for Context {}
 
 impl Drop for Context {
     fn drop(&mut self) {
-        // SAFETY: the pointer came from llama.cpp and is freed once; the model is still alive.
-        unsafe { ffi::llama_free(self.ptr.as_ptr()) }
+        // SAFETY: both pointers are freed once, the graphs before their context and the context before its model.
+        unsafe {
+            shim::aded_graphs_free(self.graphs);
+            ffi::llama_free(self.ptr.as_ptr());
+        }
     }
 }
 
@@ -118,6 +123,8 @@ impl Context {
         let ptr = NonNull::new(ptr).ok_or_else(|| failure.text_or(&errors))?;
         let mut context = Self {
             ptr,
+            // SAFETY: the context is valid, and outlives its graphs.
+            graphs: unsafe { shim::aded_graphs_new(ptr.as_ptr()) },
             cancel: CancelFlag::new(),
             n_vocab: model.n_vocab() as usize,
             n_batch: 0,
@@ -202,8 +209,9 @@ impl Context {
         let mut failure = Failure::new();
         let (status, errors) = log::errors_of(|| {
             // SAFETY: all arrays have `n_rows` entries, and each `ids` entry points to as many ids as `n_ids` says (`BatchRows::push`).
-            // llama.cpp copies the batch and writes to none of it. The numbers that it would abort on were checked above.
-            unsafe { shim::aded_decode(self.ptr.as_ptr(), batch, &mut failure.0) }
+            // llama.cpp copies the batch and writes to none of it. The numbers that it would abort on were checked above. The graphs are
+            // those of this context.
+            unsafe { shim::aded_decode(self.ptr.as_ptr(), self.graphs, batch, &mut failure.0) }
         });
         match status {
             0 => Ok(()),
