@@ -2,7 +2,7 @@
 // The contract of every function is the trait's; a block in each would repeat it twenty times.
 #![allow(unsafe_op_in_unsafe_fn)]
 
-use super::lanes::Lanes;
+use super::lanes::{LEAST_POWER, Lanes};
 use std::arch::x86_64::*;
 
 #[derive(Clone, Copy)]
@@ -104,7 +104,7 @@ impl Lanes for Avx2 {
         self.each(n, |x, n| {
             let exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
             let scaled = _mm256_mul_ps(x, _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent)));
-            _mm256_and_ps(scaled, _mm256_cmp_ps::<_CMP_GE_OQ>(n, _mm256_set1_ps(-126.0)))
+            _mm256_and_ps(scaled, _mm256_cmp_ps::<_CMP_GE_OQ>(n, _mm256_set1_ps(LEAST_POWER)))
         })
     }
     #[inline(always)]

@@ -2,7 +2,7 @@
 // The contract of every function is the trait's; a block in each would repeat it twenty times.
 #![allow(unsafe_op_in_unsafe_fn)]
 
-use super::lanes::Lanes;
+use super::lanes::{LEAST_POWER, Lanes};
 use std::arch::x86_64::*;
 
 #[derive(Clone, Copy)]
@@ -70,7 +70,10 @@ impl Lanes for Avx512 {
     }
     #[inline(always)]
     unsafe fn scale_by_power(self, n: Self) -> Self {
-        Self(_mm512_scalef_ps(self.0, n.0))
+        // A result below the normal range would take a hundred cycles and more.
+        let least = _mm512_set1_ps(LEAST_POWER);
+        let scaled = _mm512_scalef_ps(self.0, _mm512_max_ps(n.0, least));
+        Self(_mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_GE_OQ>(n.0, least), scaled))
     }
     #[inline(always)]
     unsafe fn first(self, n: usize) -> Self {

@@ -112,7 +112,7 @@ pub(super) unsafe fn run<L: Lanes, E: Element>(job: &Job<'_>) {
         for block in job.blocks.clone() {
             let job = BlockJob { job, index: block, block: job.order.blocks[block] };
             let seen = find_scores::<L, E>(&job, scratch);
-            find_weights::<L>(&job, scratch);
+            find_weights::<L>(&job, scratch, seen);
             sum_values::<L, E>(&job, scratch, seen);
         }
         if job.own_merge {
@@ -164,7 +164,7 @@ unsafe fn pack_queries<L: Lanes>(job: &Job<'_>, scratch: Scratch) {
     }
 }
 
-/// Fills the scores, masked. Bit t of the result is set if some pair sees a cell of tile t; other tiles' scores are minus infinity.
+/// Fills the scores, masked. Bit t of the result is set if some pair sees a cell of tile t; other tiles have no scores.
 #[inline(always)]
 unsafe fn find_scores<L: Lanes, E: Element>(job: &BlockJob<'_>, scratch: Scratch) -> u32 {
     let a = job.job.attention;
@@ -179,9 +179,6 @@ unsafe fn find_scores<L: Lanes, E: Element>(job: &BlockJob<'_>, scratch: Scratch
         // SAFETY: the tile's columns are cells of the cache; the scratch has MAX_TILES tiles for each pair.
         unsafe {
             if !a.mask.is_null() && !rows.clone().any(|row| sees_any(job, row, first, n)) {
-                for i in 0..n_pairs {
-                    L::splat(f32::NEG_INFINITY).store(scratch.scores.add(i * SCORE_STRIDE + first));
-                }
                 continue;
             }
             seen |= 1 << tile;
@@ -315,17 +312,16 @@ unsafe fn multiply<L: Lanes, const R: usize>(keys: *const f32, queries: *const f
     }
 }
 
-/// Turns scores into weights e^(score - largest), and stores the largest and the weights' sum in the pair's partial result.
+/// Turns scores into weights e^(score - largest), and stores the largest and the weights' sum in the pair's partial result. Only tiles that
+/// some pair sees have weights.
 #[inline(always)]
-unsafe fn find_weights<L: Lanes>(job: &BlockJob<'_>, scratch: Scratch) {
-    let block = job.block;
-    let n_tiles = block.n_columns.div_ceil(TILE);
+unsafe fn find_weights<L: Lanes>(job: &BlockJob<'_>, scratch: Scratch, seen: u32) {
     for (i, pair) in job.job.pairs.clone().enumerate() {
         // SAFETY: the pair's scores and partial exist.
         unsafe {
             let scores = scratch.scores.add(i * SCORE_STRIDE);
-            let mut largest = L::load(scores);
-            for tile in 1..n_tiles {
+            let mut largest = L::splat(f32::NEG_INFINITY);
+            for tile in tiles(seen) {
                 largest = largest.max(L::load(scores.add(tile * TILE)));
             }
             let largest = largest.largest();
@@ -333,38 +329,48 @@ unsafe fn find_weights<L: Lanes>(job: &BlockJob<'_>, scratch: Scratch) {
             *partial = largest;
             if largest == f32::NEG_INFINITY {
                 *partial.add(1) = 0.0;
-                for tile in 0..n_tiles {
+                for tile in tiles(seen) {
                     L::splat(0.0).store(scores.add(tile * TILE));
                 }
                 continue;
             }
             let subtract = L::splat(largest);
             let mut sum = L::splat(0.0);
-            for tile in 0..n_tiles {
+            for tile in tiles(seen) {
                 let p = scores.add(tile * TILE);
                 let weight = L::load(p).sub(subtract).exp();
                 weight.store(p);
                 sum = sum.add(weight);
             }
-            if !block.dense {
-                sum = sum_by_place::<L>(job, scores, scratch.places);
+            if !job.block.dense {
+                sum = sum_by_place::<L>(job, scores, scratch.places, seen);
             }
             *partial.add(1) = sum.sum();
         }
     }
 }
 
+/// The tiles of a set of bits, in rising order.
+#[inline(always)]
+fn tiles(mut seen: u32) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let tile = seen.trailing_zeros();
+        seen &= seen.wrapping_sub(1);
+        (tile < 32).then_some(tile as usize)
+    })
+}
+
 /// The sums over the block's places, lane by lane, as if the columns lay at their places. Of the columns of one place at most one has
 /// a weight.
 #[inline(always)]
-unsafe fn sum_by_place<L: Lanes>(job: &BlockJob<'_>, weights: *const f32, places: *mut f32) -> L {
+unsafe fn sum_by_place<L: Lanes>(job: &BlockJob<'_>, weights: *const f32, places: *mut f32, seen: u32) -> L {
     let block = job.block;
     // SAFETY: the scratch has a float for each place, and a place is a byte.
     unsafe {
         for tile in 0..BLOCK / TILE {
             L::splat(0.0).store(places.add(tile * TILE));
         }
-        for column in 0..block.n_columns {
+        for column in tiles(seen).flat_map(|tile| tile * TILE..block.n_columns.min(tile * TILE + TILE)) {
             let place = usize::from(job.job.order.places[block.first + column]);
             *places.add(place) += *weights.add(column);
         }
@@ -435,7 +441,7 @@ unsafe fn sum_tile<L: Lanes, E: Element, const V: usize, const R: usize>(
         let base = v.data.add(job.job.kv_head * v.head_bytes);
         let weights = scratch.scores.add(first * SCORE_STRIDE);
         let mut sums = [[L::splat(0.0); V]; R];
-        for tile in (0..n_columns.div_ceil(TILE)).filter(|tile| seen >> tile & 1 == 1) {
+        for tile in tiles(seen) {
             for column in tile * TILE..n_columns.min(tile * TILE + TILE) {
                 let cell = base.add(job.cell(column) * v.row_bytes);
                 let values: [L; V] = std::array::from_fn(|i| E::load::<L>(cell, vector + i));

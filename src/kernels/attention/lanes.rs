@@ -4,6 +4,9 @@
 //! trait; every method is inlined into a function that enables the instruction set (`mod.rs`).
 #![allow(clippy::missing_safety_doc)]
 
+/// The least power of two that [`Lanes::scale_by_power`] scales by: what is near 1 stays a normal number.
+pub(super) const LEAST_POWER: f32 = -125.0;
+
 /// Sixteen floats of one instruction set.
 ///
 /// # Safety
@@ -36,7 +39,7 @@ pub(super) trait Lanes: Copy {
     unsafe fn fma(self, b: Self, c: Self) -> Self;
     /// The nearest integers.
     unsafe fn round(self) -> Self;
-    /// `self * 2^n` for whole numbers `n` from -160 to 127; below the normal range the result may be zero.
+    /// `self * 2^n` for whole numbers `n` from -160 to 127; zero below [`LEAST_POWER`].
     unsafe fn scale_by_power(self, n: Self) -> Self;
     /// The lanes below `n`, and minus infinity in the others.
     unsafe fn first(self, n: usize) -> Self;
@@ -46,7 +49,7 @@ pub(super) trait Lanes: Copy {
     /// Lane j of vector i becomes lane i of vector j.
     unsafe fn transpose(rows: &mut [Self; 16]);
 
-    /// e to the power of each lane, for lanes up to 80; exactly zero for those below -110 and for minus infinity.
+    /// e to the power of each lane, for lanes up to 80; exactly zero for those below -87 and for minus infinity.
     /// Range reduction and polynomial as in Cephes' `expf`: the error is below two units in the last place.
     #[inline(always)]
     unsafe fn exp(self) -> Self {
@@ -151,7 +154,7 @@ impl Lanes for Portable {
     }
     #[inline(always)]
     unsafe fn scale_by_power(self, n: Self) -> Self {
-        self.each(n, |x, n| if n < -126.0 { 0.0 } else { x * f32::from_bits(((n as i32 + 127) as u32) << 23) })
+        self.each(n, |x, n| if n < LEAST_POWER { 0.0 } else { x * f32::from_bits(((n as i32 + 127) as u32) << 23) })
     }
     #[inline(always)]
     unsafe fn first(self, n: usize) -> Self {
