@@ -46,19 +46,16 @@ pub(super) fn choose(model: &Model, params: &ContextParams) -> Option<bool> {
     }
     // Twice, since a busy moment may spoil one trial.
     let fills = FILLS.iter().chain(&FILLS).filter(|(n_cells, _)| *n_cells <= shape.n_cells);
-    let mut shapes = fills.map(|&(n_cells, n_used)| AttentionShape { n_cells, n_used, ..shape });
-    let choice = shapes.all(|shape| steps_win(&shape)).then_some(false);
+    let mut trials = fills.map(|&(n_cells, n_used)| steps_win(&AttentionShape { n_cells, ..shape }, n_used));
+    let choice = trials.all(|wins| wins).then_some(false);
     chosen.push((shape, choice));
     choice
 }
 
-fn steps_win(shape: &AttentionShape) -> bool {
-    let ms = |is_fused| ROWS.iter().map(|&rows| sys::attention_ms(shape, rows, is_fused)).sum::<Option<f64>>();
+fn steps_win(shape: &AttentionShape, n_used: u32) -> bool {
+    let ms = |is_fused| ROWS.iter().map(|&rows| sys::attention_ms(shape, n_used, rows, is_fused)).sum::<Option<f64>>();
     let (Some(fused), Some(steps)) = (ms(true), ms(false)) else { return false };
-    debug!(
-        "attention over {} cells, {} used: {fused:.3} ms fused, {steps:.3} ms in steps",
-        shape.n_cells, shape.n_used
-    );
+    debug!("attention over {} cells, {n_used} used: {fused:.3} ms fused, {steps:.3} ms in steps", shape.n_cells);
     steps * LEAST_GAIN < fused
 }
 
@@ -78,7 +75,6 @@ fn shape(model: &Model, params: &ContextParams) -> Option<AttentionShape> {
         n_heads,
         n_kv_heads,
         n_cells,
-        n_used: n_cells,
         n_threads: params.n_threads,
         type_k: params.type_k.0,
         type_v: params.type_v.0,
@@ -96,13 +92,12 @@ mod tests {
             n_heads: 9,
             n_kv_heads: 3,
             n_cells: 512,
-            n_used: 300,
             n_threads: 2,
             type_k: KvType::F16.0,
             type_v: KvType::F16.0,
         };
         for (rows, is_fused) in [(1, true), (1, false), (4, true), (4, false)] {
-            let ms = sys::attention_ms(&shape, rows, is_fused).expect("an ordinary shape");
+            let ms = sys::attention_ms(&shape, 300, rows, is_fused).expect("an ordinary shape");
             assert!(ms > 0.0 && ms < 10_000.0, "{ms} ms for {rows} rows");
         }
         let q8_0: KvType = "q8_0".parse().expect("known");
@@ -113,7 +108,7 @@ mod tests {
             AttentionShape { head_size: 80, type_k: q8_0.0, ..shape },
         ];
         for shape in refused {
-            assert_eq!(sys::attention_ms(&shape, 1, true), None, "{shape:?}");
+            assert_eq!(sys::attention_ms(&shape, 1, 1, true), None, "{shape:?}");
         }
     }
 }

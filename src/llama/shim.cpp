@@ -37,16 +37,16 @@ T guarded(aded_failure * failure, T otherwise, F && body) noexcept {
 // attend to it. Gives the mask, to be filled.
 ggml_tensor * expand_attention(
     ggml_cgraph * graph, ggml_context * context, const aded_attention & shape, int32_t n_rows, bool is_fused) {
-    const float     scale  = 1.0f / std::sqrt(static_cast<float>(shape.head_size));
-    const int64_t   width  = int64_t{ shape.head_size } * shape.n_kv_heads;
-    ggml_tensor *   q      = ggml_permute(
+    const float scale = 1.0f / std::sqrt(static_cast<float>(shape.head_size));
+    const int64_t width = int64_t{ shape.head_size } * shape.n_kv_heads;
+    ggml_tensor * q = ggml_permute(
         context, ggml_new_tensor_3d(context, GGML_TYPE_F32, shape.head_size, shape.n_heads, n_rows), 0, 2, 1, 3);
     ggml_tensor * k = ggml_permute(
         context, ggml_new_tensor_3d(context, shape.type_k, shape.head_size, shape.n_kv_heads, shape.n_cells), 0, 2, 1, 3);
     ggml_tensor * new_values = ggml_new_tensor_2d(context, GGML_TYPE_F32, width, n_rows);
     ggml_tensor * mask = ggml_new_tensor_2d(context, is_fused ? GGML_TYPE_F16 : GGML_TYPE_F32, shape.n_cells, n_rows);
     if (is_fused) {
-        ggml_tensor * v      = ggml_new_tensor_3d(context, shape.type_v, shape.head_size, shape.n_kv_heads, shape.n_cells);
+        ggml_tensor * v = ggml_new_tensor_3d(context, shape.type_v, shape.head_size, shape.n_kv_heads, shape.n_cells);
         ggml_tensor * places = ggml_new_tensor_1d(context, GGML_TYPE_I64, n_rows);
         ggml_build_forward_expand(
             graph, ggml_set_rows(context, ggml_reshape_2d(context, v, width, shape.n_cells), new_values, places));
@@ -55,7 +55,7 @@ ggml_tensor * expand_attention(
         return mask;
     }
     // Without the fused step the memory holds values by element, not by cell, and they are put there one by one.
-    ggml_tensor * v      = ggml_new_tensor_3d(context, shape.type_v, shape.n_cells, shape.head_size, shape.n_kv_heads);
+    ggml_tensor * v = ggml_new_tensor_3d(context, shape.type_v, shape.n_cells, shape.head_size, shape.n_kv_heads);
     ggml_tensor * places = ggml_new_tensor_1d(context, GGML_TYPE_I64, width * n_rows);
     ggml_build_forward_expand(
         graph,
@@ -69,10 +69,10 @@ ggml_tensor * expand_attention(
 
 // Cells from `n_used` on are masked, as those that hold nothing yet are.
 void fill_mask(ggml_tensor * mask, int32_t n_used) {
-    const bool           is_half = mask->type == GGML_TYPE_F16;
-    const size_t         size    = ggml_type_size(mask->type);
-    constexpr uint16_t   half    = 0xfc00;
-    constexpr float      single  = -INFINITY;
+    const bool is_half = mask->type == GGML_TYPE_F16;
+    const size_t size = ggml_type_size(mask->type);
+    constexpr uint16_t half = 0xfc00;
+    constexpr float single = -INFINITY;
     std::vector<uint8_t> bytes(ggml_nbytes(mask), 0);
     for (int64_t at = 0; at < ggml_nelements(mask); at++) {
         if (at % mask->ne[0] >= n_used) {

@@ -13,15 +13,14 @@ pub(crate) struct AttentionShape {
     pub(crate) n_kv_heads: u32,
     /// Cells that a pass looks at.
     pub(crate) n_cells: u32,
-    /// Those of them that hold something.
-    pub(crate) n_used: u32,
     pub(crate) n_threads: u32,
     pub(crate) type_k: ffi::ggml_type,
     pub(crate) type_v: ffi::ggml_type,
 }
 
-/// Milliseconds of the layer for so many rows on the CPU, fused or in steps; `None` where it cannot be run.
-pub(crate) fn attention_ms(shape: &AttentionShape, n_rows: u32, is_fused: bool) -> Option<f64> {
+/// Milliseconds of the layer for so many rows on the CPU, fused or in steps, where `n_used` of the cells hold something; `None` where it
+/// cannot be run.
+pub(crate) fn attention_ms(shape: &AttentionShape, n_used: u32, n_rows: u32, is_fused: bool) -> Option<f64> {
     let whole_blocks =
         |kind| super::type_layout(kind).is_some_and(|(n, _)| u64::from(shape.head_size).is_multiple_of(n));
     let divides = shape.n_kv_heads > 0 && shape.n_heads.is_multiple_of(shape.n_kv_heads);
@@ -35,7 +34,7 @@ pub(crate) fn attention_ms(shape: &AttentionShape, n_rows: u32, is_fused: bool) 
         n_heads: i32::try_from(shape.n_heads).ok()?,
         n_kv_heads: i32::try_from(shape.n_kv_heads).ok()?,
         n_cells: i32::try_from(shape.n_cells).ok()?,
-        n_used: i32::try_from(shape.n_used).ok()?,
+        n_used: i32::try_from(n_used).ok()?,
         n_threads: i32::try_from(shape.n_threads).ok()?,
         type_k: shape.type_k,
         type_v: shape.type_v,
