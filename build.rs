@@ -150,49 +150,43 @@ mod engine {
     /// there, its internals are out of reach: the hook is left out, and llama.cpp's own kernels run.
     fn compile_hook() {
         println!("cargo:rustc-check-cfg=cfg(aded_hook)");
-        for file in ["src/llama/hook.cpp", "src/llama/hook.h"] {
-            println!("cargo:rerun-if-changed={file}");
-        }
+        let mut build = against_internals("hook");
         let Some(sources) = bundled_sources() else { return };
         let ggml = sources.join("ggml");
         println!("cargo:rustc-cfg=aded_hook");
-        cc::Build::new()
-            .cpp(true)
-            .std("c++17")
+        build
             .define("ADED_GGML_VERSION", ggml_version(&ggml).as_str())
-            .include("src/llama")
-            .include(ggml.join("include"))
-            .include(ggml.join("src"))
             .include(ggml.join("src/ggml-cpu"))
-            .file("src/llama/hook.cpp")
-            // The internal headers leave parameters and functions unused.
-            .flag_if_supported("-Wno-unused-parameter")
-            .flag_if_supported("-Wno-unused-function")
             .compile("aded_hook");
     }
 
-    /// Compiles the kept graphs against llama.cpp's internal headers, or in their place what keeps none.
+    /// Compiles the kept graphs, or in their place what keeps none.
     fn compile_graphs() {
-        for file in ["src/llama/graphs.cpp", "src/llama/graphs.h"] {
-            println!("cargo:rerun-if-changed={file}");
+        let mut build = against_internals("graphs");
+        if let Some(sources) = bundled_sources() {
+            build.define("ADED_LLAMA_INTERNALS", None).include(sources.join("src"));
         }
-        let sources = source_folder();
+        build.include(source_folder().join("include")).compile("aded_graphs");
+    }
+
+    /// A build of `src/llama/NAME.cpp` with ggml's headers, the internal ones among them.
+    fn against_internals(name: &str) -> cc::Build {
+        for extension in ["cpp", "h"] {
+            println!("cargo:rerun-if-changed=src/llama/{name}.{extension}");
+        }
+        let ggml = source_folder().join("ggml");
         let mut build = cc::Build::new();
-        if bundled_sources().is_some() {
-            build.define("ADED_LLAMA_INTERNALS", None);
-        }
         build
             .cpp(true)
             .std("c++17")
             .include("src/llama")
-            .include(sources.join("include"))
-            .include(sources.join("src"))
-            .include(sources.join("ggml/include"))
-            .include(sources.join("ggml/src"))
-            .file("src/llama/graphs.cpp")
+            .include(ggml.join("include"))
+            .include(ggml.join("src"))
+            .file(format!("src/llama/{name}.cpp"))
+            // The internal headers leave parameters and functions unused.
             .flag_if_supported("-Wno-unused-parameter")
-            .flag_if_supported("-Wno-unused-function")
-            .compile("aded_graphs");
+            .flag_if_supported("-Wno-unused-function");
+        build
     }
 
     /// llama.cpp's source folder, if ggml's CPU backend was built from it into a static library.

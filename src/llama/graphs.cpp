@@ -238,7 +238,6 @@ struct aded_graphs {
             return nullptr;
         }
     }
-
 };
 
 aded_graphs * aded_graphs_new(llama_context * context) {
@@ -264,15 +263,11 @@ void aded_graphs_free(aded_graphs * graphs) {
 
 int32_t aded_graphs_decode(aded_graphs * graphs, llama_batch batch) {
     if (Graph * graph = graphs->serving(batch)) {
-        const int32_t status = [&] {
+        int32_t status;
+        {
             const Entered entered(graphs->context, *graph);
-            const int32_t status = llama_decode(graphs->context, batch);
-            if (status == 0) {
-                // Asks the scheduler.
-                llama_synchronize(graphs->context);
-            }
-            return status;
-        }();
+            status = llama_decode(graphs->context, batch);
+        }
         if (status != NO_ROOM) {
             return status;
         }

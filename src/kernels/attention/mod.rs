@@ -182,6 +182,7 @@ impl Attention {
         let mut n_dealt = 0;
         for part in &order.parts {
             let (pairs, n_blocks) = (self.group() * part.rows.len(), part.blocks.len());
+            let first_pair = self.group() * part.rows.start;
             let mut shares = pairs.div_ceil(TASK_PAIRS);
             let tasks = self.n_kv_heads * if own_merge { 1 } else { n_blocks };
             // Few long tasks would leave threads idle at the end; a task's keys are turned over once for all its pairs,
@@ -195,7 +196,6 @@ impl Attention {
                 let (block, rest) = (task / (self.n_kv_heads * shares), task % (self.n_kv_heads * shares));
                 let (share, kv_head) = (rest / self.n_kv_heads, rest % self.n_kv_heads);
                 let block = part.blocks.start + block;
-                let first_pair = part.rows.start * self.group();
                 // SAFETY: the partials come first, then each thread's own scratch; `work_bytes` counts both.
                 unsafe {
                     let floats = work_floats(work);

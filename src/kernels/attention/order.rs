@@ -76,7 +76,10 @@ impl Order {
             let by_position = |order: &mut Self, p| unsafe { order.by_position(attention, rows.clone(), p) };
             match positions {
                 Some(positions) if !self.lies_in_order(positions) && by_position(self, positions) => {}
-                _ => self.by_cell(n),
+                _ => {
+                    self.blocks.truncate(first_block);
+                    self.by_cell(n);
+                }
             }
             self.parts.push(Part { rows, blocks: first_block..self.blocks.len() });
             begin = end;
@@ -124,28 +127,12 @@ impl Order {
         }
     }
 
-    /// False, and nothing is changed, if the positions give no order: one is unknown, or a row sees two cells of one position, or there
-    /// would be too many columns or blocks.
+    /// False if the positions give no order: one is unknown, or a row sees two cells of one position, or there would be too many
+    /// columns or blocks. Blocks that were added before that was found are then of no use.
     ///
     /// # Safety
     /// As [`update`](Self::update).
     unsafe fn by_position(&mut self, attention: &Attention, rows: Range<usize>, positions: &[i32]) -> bool {
-        let before = (self.blocks.len(), self.cells.len());
-        // SAFETY: the caller's promise.
-        let found = unsafe { self.add_by_position(attention, rows, positions) };
-        if !found {
-            self.blocks.truncate(before.0);
-            self.cells.truncate(before.1);
-            self.places.truncate(before.1);
-        }
-        found
-    }
-
-    /// As [`by_position`](Self::by_position), but for what it leaves where it finds no order.
-    ///
-    /// # Safety
-    /// As [`update`](Self::update).
-    unsafe fn add_by_position(&mut self, attention: &Attention, rows: Range<usize>, positions: &[i32]) -> bool {
         self.sorted.clear();
         for (cell, (_, &position)) in self.seen.iter().zip(positions).enumerate().filter(|(_, (seen, _))| **seen) {
             let Ok(position) = u32::try_from(position) else { return false };
