@@ -105,6 +105,10 @@ pub struct CostTable {
     /// Sampling one token, in ms.
     sample_ms: f32,
     last_rows: usize,
+    /// The last round drafted.
+    last_drafted: bool,
+    /// How often the round after a plain one, and after a draft, has another number of rows, by moving averages.
+    changes: [f32; 2],
     round: u32,
 }
 
@@ -121,7 +125,16 @@ pub struct CostCurve {
 
 impl Default for CostTable {
     fn default() -> Self {
-        Self { entries: [Entry::default(); LINES], speed: 1.0, switch_ms: 0.0, sample_ms: 0.0, last_rows: 0, round: 0 }
+        Self {
+            entries: [Entry::default(); LINES],
+            speed: 1.0,
+            switch_ms: 0.0,
+            sample_ms: 0.0,
+            last_rows: 0,
+            last_drafted: false,
+            changes: [0.5; 2],
+            round: 0,
+        }
     }
 }
 
@@ -142,7 +155,13 @@ impl CostTable {
         let (n_sampled, sampling_ms) = sampling;
         self.round = self.round.wrapping_add(1);
         let switched = self.last_rows != rows;
+        if self.last_rows > 0 {
+            let changes = &mut self.changes[usize::from(self.last_drafted)];
+            *changes += 0.02 * (f32::from(u8::from(switched)) - *changes);
+        }
         self.last_rows = rows;
+        // Plain rounds of several sequences have lines of their own.
+        self.last_drafted = line == rows && rows > 1;
         if n_sampled > 0 && sampling_ms.is_finite() {
             let each = sampling_ms / n_sampled as f32;
             self.sample_ms += (each - self.sample_ms) * if self.sample_ms == 0.0 { 1.0 } else { 0.05 };
@@ -256,7 +275,9 @@ impl CostTable {
         }
         let switch_ms = self.switch_within(plain_ms);
         for (rows, ms) in ms.iter_mut().enumerate() {
-            *ms += if rows == self.last_rows { 0.0 } else { switch_ms };
+            // A draft between plain rounds costs two: the way back is as dear as the way there.
+            let n_switches = f32::from(u8::from(rows != self.last_rows)) + self.changes[usize::from(rows > n_roots)];
+            *ms += n_switches * switch_ms;
         }
         let is_overdue = if n_roots > 1 {
             line.n_samples < SHARED_ROUNDS || self.round.wrapping_sub(line.last_seen) >= SHARED_AGE
@@ -369,6 +390,30 @@ mod tests {
         for rows in &SIZES[..8] {
             assert!(table.measured_ms(*rows, 0).expect("measured") > 0.0);
         }
+    }
+
+    #[test]
+    fn a_draft_between_plain_rounds_pays_for_the_way_back() {
+        const SWITCH_MS: f32 = 0.5;
+        // 0: after three plain rounds a draft; 1: after three drafts a plain round.
+        let dearer = [1, 4].map(|often| {
+            let mut table = CostTable::default();
+            let mut last = 0;
+            for round in 0..4000 {
+                let rows = if round % 4 < 3 { often } else { 5 - often };
+                let ms = 4.0 + rows as f32 + if rows == last { 0.0 } else { SWITCH_MS };
+                table.observe(rows, 100, ms, 1, 0.01);
+                last = rows;
+            }
+            table.interrupt();
+            let ms = table.curve(100, 1, 8).ms;
+            ms[4] - ms[1] - 3.0
+        });
+        assert!(
+            dearer[0] > 0.4 * SWITCH_MS,
+            "a lone draft is followed by a switch each time, a plain round by one in three: {dearer:?}"
+        );
+        assert!(dearer[1] < -0.4 * SWITCH_MS, "here the plain round is alone: {dearer:?}");
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! Calibration: what the sources say, turned into the probability that the target takes the token.
 //!
 //! Each source puts a proposal into a bucket (how sure it sounds); each bucket keeps the share of its proposals that were taken. The
-//! shares of all sources are mixed on the logistic scale with weights that are learnt online, chosen by what kind of context it is.
-//! This is the mixing of context-mixing compressors (Mahoney, "Adaptive weighing of context models for lossless data compression",
-//! 2005), with a candidate token in place of a bit.
+//! shares of all sources are mixed on the logistic scale with weights that are learnt online: those of the kind of context, plus those
+//! of the set of sources that name the token. This is the mixing of context-mixing compressors (Mahoney, "Adaptive weighing of context
+//! models for lossless data compression", 2005), with a candidate token in place of a bit.
 //!
 //! Outcomes come from *all* candidates of a visited node, drafted or not; from the drafted alone they would be biased by the search.
 
@@ -18,14 +18,20 @@ pub const N_BUCKETS: usize = 36;
 /// Bucket of a source that does not know the context at all; it takes no part in the mix.
 pub const UNKNOWN: u8 = u8::MAX;
 
-/// Weight sets, chosen by [`Proposals::kind`].
+/// Weight sets chosen by [`Proposals::kind`].
 const N_KINDS: usize = 18;
+
+/// Weight sets chosen by [`namers`]: one for each set of sources.
+const N_NAMERS: usize = 1 << Source::COUNT;
+
+/// What is mixed: a share of each source, and a constant.
+const N_INPUTS: usize = Source::COUNT + 1;
 
 /// After this many outcomes a bucket's share is a moving average.
 const BUCKET_MEMORY: f32 = 400.0;
 
 /// Step of the weights at the start and at the end of learning.
-const STEP: (f32, f32) = (0.02, 0.002);
+const STEP: (f32, f32) = (0.02, 0.004);
 
 /// The proposals of all sources for one context, before calibration.
 #[derive(Clone, Debug)]
@@ -96,23 +102,49 @@ struct Bucket {
     n: f32,
 }
 
+/// Weights of one situation.
+#[derive(Clone, Copy, Debug)]
+struct WeightSet {
+    weights: [f32; N_INPUTS],
+    n_updates: f32,
+}
+
+impl WeightSet {
+    const NOTHING: Self = Self { weights: [0.0; N_INPUTS], n_updates: 0.0 };
+
+    /// Counts an update and gives its step.
+    fn step(&mut self) -> f32 {
+        let step = STEP.1.max(STEP.0 / (1.0 + self.n_updates / 300.0));
+        self.n_updates = (self.n_updates + 1.0).min(1e6);
+        step
+    }
+
+    /// Moves the weights by `step` against an error.
+    fn learn(&mut self, step: f32, error: f32, inputs: &[f32; N_INPUTS]) {
+        for (weight, input) in self.weights.iter_mut().zip(inputs) {
+            *weight = (*weight + step * error * input).clamp(-1.0, 3.0);
+        }
+    }
+}
+
 /// Learnt shares and weights. Greedy and sampled decoding keep one each.
 #[derive(Clone, Debug)]
 pub struct Calibration {
     buckets: [[Bucket; N_BUCKETS]; Source::COUNT],
-    weights: [[f32; Source::COUNT + 1]; N_KINDS],
-    n_updates: [f32; N_KINDS],
+    by_kind: [WeightSet; N_KINDS],
+    /// What the weights by kind leave to be said: who agrees with whom about a token tells more than what each says alone.
+    by_namers: [WeightSet; N_NAMERS],
 }
 
 impl Default for Calibration {
     fn default() -> Self {
         let bucket = |source: usize, bucket: usize| Bucket { share: prior(Source::ALL[source], bucket as u8), n: 4.0 };
-        let mut weights = [0.45; Source::COUNT + 1];
+        let mut weights = [0.45; N_INPUTS];
         weights[Source::COUNT] = 0.0;
         Self {
             buckets: std::array::from_fn(|source| std::array::from_fn(|index| bucket(source, index))),
-            weights: [weights; N_KINDS],
-            n_updates: [0.0; N_KINDS],
+            by_kind: [WeightSet { weights, n_updates: 0.0 }; N_KINDS],
+            by_namers: [WeightSet::NOTHING; N_NAMERS],
         }
     }
 }
@@ -120,12 +152,12 @@ impl Default for Calibration {
 impl Calibration {
     /// The probability of each proposal and the source that is surest of it, in the order of the proposals; they sum to at most 0.99.
     pub fn probabilities(&self, proposals: &Proposals) -> [(f32, Source); MAX_CANDIDATES] {
-        let weights = &self.weights[proposals.kind()];
+        let kind = proposals.kind();
         let mut out = [(0.0, Source::Copy); MAX_CANDIDATES];
         let mut sum = 0.0;
         for (place, buckets) in proposals.buckets[..proposals.n].iter().enumerate() {
             let (inputs, surest) = self.inputs(buckets);
-            let probability = squash(dot(weights, &inputs));
+            let probability = self.mix(kind, namers(buckets), &inputs);
             sum += probability;
             out[place] = (probability, surest);
         }
@@ -139,16 +171,16 @@ impl Calibration {
     /// own probability where that is known.
     pub fn learn(&mut self, proposals: &Proposals, outcome: impl Fn(Token) -> f32) {
         let kind = proposals.kind();
-        let step = STEP.1.max(STEP.0 / (1.0 + self.n_updates[kind] / 300.0));
-        self.n_updates[kind] = (self.n_updates[kind] + 1.0).min(1e6);
+        let step = self.by_kind[kind].step();
         for (&token, buckets) in proposals.tokens.iter().zip(&proposals.buckets).take(proposals.n) {
             let taken = outcome(token);
             let (inputs, _) = self.inputs(buckets);
-            let weights = &mut self.weights[kind];
-            let error = taken - squash(dot(weights, &inputs));
-            for (weight, input) in weights.iter_mut().zip(inputs) {
-                *weight = (*weight + step * error * input).clamp(-1.0, 3.0);
-            }
+            let namers = namers(buckets);
+            let error = taken - self.mix(kind, namers, &inputs);
+            self.by_kind[kind].learn(step, error, &inputs);
+            let set = &mut self.by_namers[namers];
+            let step = set.step();
+            set.learn(step, error, &inputs);
             for (source, &bucket) in buckets.iter().enumerate() {
                 if bucket != UNKNOWN {
                     let bucket = &mut self.buckets[source][usize::from(bucket)];
@@ -159,8 +191,13 @@ impl Calibration {
         }
     }
 
-    fn inputs(&self, buckets: &[u8; Source::COUNT]) -> ([f32; Source::COUNT + 1], Source) {
-        let mut inputs = [0.0; Source::COUNT + 1];
+    /// The probability that the inputs of a candidate make together.
+    fn mix(&self, kind: usize, namers: usize, inputs: &[f32; N_INPUTS]) -> f32 {
+        squash(dot(&self.by_kind[kind].weights, inputs) + dot(&self.by_namers[namers].weights, inputs))
+    }
+
+    fn inputs(&self, buckets: &[u8; Source::COUNT]) -> ([f32; N_INPUTS], Source) {
+        let mut inputs = [0.0; N_INPUTS];
         inputs[Source::COUNT] = 0.3;
         let (mut surest, mut highest) = (Source::Copy, f32::NEG_INFINITY);
         for (source, &bucket) in buckets.iter().enumerate() {
@@ -173,6 +210,12 @@ impl Calibration {
         }
         (inputs, surest)
     }
+}
+
+/// The sources that name a token, as a number: bit i for [`Source::ALL`]`[i]`.
+fn namers(buckets: &[u8; Source::COUNT]) -> usize {
+    let names = |&bucket: &u8| usize::from(bucket != 0 && bucket != UNKNOWN);
+    buckets.iter().enumerate().map(|(source, bucket)| names(bucket) << source).sum()
 }
 
 /// Level of a probability, 0..15, finer near both ends.
@@ -246,7 +289,7 @@ fn prior(source: Source, bucket: u8) -> f32 {
     }
 }
 
-fn dot(weights: &[f32; Source::COUNT + 1], inputs: &[f32; Source::COUNT + 1]) -> f32 {
+fn dot(weights: &[f32; N_INPUTS], inputs: &[f32; N_INPUTS]) -> f32 {
     weights.iter().zip(inputs).map(|(weight, input)| weight * input).sum()
 }
 
@@ -288,6 +331,32 @@ mod tests {
         }
         for (estimate, taken, n) in bins.into_iter().filter(|bin| bin.2 > 300.0) {
             assert!((estimate / n - taken / n).abs() < 0.08, "estimated {} taken {} of {n}", estimate / n, taken / n);
+        }
+    }
+
+    /// A token is taken where one source names it, or all three: no weighted sum of what they say can tell.
+    #[test]
+    fn who_agrees_with_whom_is_learnt() {
+        const SOURCES: [Source; 3] = [Source::RecallPair, Source::OverlayPair, Source::OverlayToken];
+        let mut rng = rand_pcg::Pcg32::seed_from_u64(2);
+        let mut calibration = Calibration::default();
+        let named_by = |namers: u32| {
+            let mut proposals = Proposals::new(0);
+            SOURCES.iter().for_each(|&source| proposals.know(source));
+            for (place, &source) in SOURCES.iter().enumerate().filter(|(place, _)| namers >> place & 1 == 1) {
+                proposals.propose(source, Token(1), 8 + place as u8);
+            }
+            proposals
+        };
+        let likely = |namers: u32| if namers.count_ones() == 2 { 0.1 } else { 0.9 };
+        for _ in 0..100_000 {
+            let namers = rng.random_range(1..8);
+            let taken = f32::from(u8::from(rng.random::<f32>() < likely(namers)));
+            calibration.learn(&named_by(namers), |_| taken);
+        }
+        for namers in 1..8 {
+            let estimate = calibration.probabilities(&named_by(namers))[0].0;
+            assert!((estimate - likely(namers)).abs() < 0.2, "named by {namers:03b}: {estimate}");
         }
     }
 

@@ -23,7 +23,7 @@ pub(super) struct Pass {
 
 /// How far ahead of its use a weight is asked for, in bytes. The memory's latency times a core's share of its bandwidth is
 /// about half of this; the processor's own prefetchers stop at the ends of pages.
-const AHEAD: usize = 4096;
+const AHEAD: usize = 8192;
 
 impl Pass {
     /// Asks for the `bytes` of weights that come [`AHEAD`] after those at `p`.

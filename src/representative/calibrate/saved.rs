@@ -1,19 +1,19 @@
 //! Shares and weights to words and back, and two processes' outcomes in one.
 
-use super::{BUCKET_MEMORY, Bucket, Calibration, N_BUCKETS, N_KINDS};
+use super::{BUCKET_MEMORY, Bucket, Calibration, N_BUCKETS, N_INPUTS, N_KINDS, N_NAMERS, WeightSet};
 use crate::representative::Source;
 
 /// Words of a calibration.
-pub(crate) const WORDS: usize = 2 * Source::COUNT * N_BUCKETS + N_KINDS * (Source::COUNT + 1) + N_KINDS;
+pub(crate) const WORDS: usize = 2 * Source::COUNT * N_BUCKETS + (N_KINDS + N_NAMERS) * (N_INPUTS + 1);
 
 /// Raised whenever buckets or kinds change their meaning, so that older files' calibrations are not misread.
-const MEANING: u64 = 1;
+const MEANING: u64 = 2;
 
 impl Calibration {
     /// Tells whether saved words mean what this version takes them for: sources, buckets and kinds.
     pub(crate) fn shape() -> u64 {
         let names = Source::ALL.iter().flat_map(|source| source.name().bytes().chain([0]));
-        let sizes = [MEANING, N_BUCKETS as u64, N_KINDS as u64];
+        let sizes = [MEANING, N_BUCKETS as u64, N_KINDS as u64, N_NAMERS as u64];
         // FNV-1a.
         let step = |hash: u64, value: u64| (hash ^ value).wrapping_mul(0x0100_0000_01b3);
         names.map(u64::from).chain(sizes).fold(0xcbf2_9ce4_8422_2325, step)
@@ -21,7 +21,7 @@ impl Calibration {
 
     pub(crate) fn to_words(&self, out: &mut Vec<u32>) {
         let buckets = self.buckets.iter().flatten().flat_map(|bucket| [bucket.share, bucket.n]);
-        let weights = self.weights.iter().flatten().chain(&self.n_updates).copied();
+        let weights = self.sets().flat_map(|set| set.weights.into_iter().chain([set.n_updates]));
         out.extend(buckets.chain(weights).map(f32::to_bits));
     }
 
@@ -37,13 +37,21 @@ impl Calibration {
         for bucket in calibration.buckets.iter_mut().flatten() {
             *bucket = Bucket { share: next(0.0, 1.0)?, n: next(0.0, BUCKET_MEMORY)? };
         }
-        for weight in calibration.weights.iter_mut().flatten() {
-            *weight = next(-1.0, 3.0)?;
-        }
-        for n in &mut calibration.n_updates {
-            *n = next(0.0, 1e6)?;
+        for set in calibration.sets_mut() {
+            for weight in &mut set.weights {
+                *weight = next(-1.0, 3.0)?;
+            }
+            set.n_updates = next(0.0, 1e6)?;
         }
         Some(calibration)
+    }
+
+    fn sets(&self) -> impl Iterator<Item = &WeightSet> {
+        self.by_kind.iter().chain(&self.by_namers)
+    }
+
+    fn sets_mut(&mut self) -> impl Iterator<Item = &mut WeightSet> {
+        self.by_kind.iter_mut().chain(&mut self.by_namers)
     }
 
     /// Adds what another process learnt. Shares and weights are averaged by the outcomes that they rest on; those that both began with
@@ -55,17 +63,17 @@ impl Calibration {
             bucket.share = mean(bucket.share, bucket.n, other.share, other.n);
             bucket.n = bucket.n.max(other.n);
         }
-        for (kind, weights) in self.weights.iter_mut().enumerate() {
-            for (weight, other_weight) in weights.iter_mut().zip(other.weights[kind]) {
-                *weight = mean(*weight, self.n_updates[kind], other_weight, other.n_updates[kind]);
+        for (set, other) in self.sets_mut().zip(other.sets()) {
+            for (weight, other_weight) in set.weights.iter_mut().zip(other.weights) {
+                *weight = mean(*weight, set.n_updates, other_weight, other.n_updates);
             }
-            self.n_updates[kind] = self.n_updates[kind].max(other.n_updates[kind]);
+            set.n_updates = set.n_updates.max(other.n_updates);
         }
     }
 
     /// Outcomes learnt, roughly.
     pub(crate) fn n_outcomes(&self) -> f32 {
-        self.n_updates.iter().sum()
+        self.by_kind.iter().map(|set| set.n_updates).sum()
     }
 }
 
