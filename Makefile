@@ -5,7 +5,7 @@
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 step := scripts/step.sh
-build_help := read the first error above; after new RUSTFLAGS or a new compiler: cargo clean -p llama-cpp-sys-2 --release
+build_help := read the first error above; after new RUSTFLAGS, a new .cargo/config.toml or a new compiler: cargo clean -p llama-cpp-sys-2 --release
 build = $(step) build "$(build_help)" cargo build --locked --release
 test_help := the names of the failed tests stand above; run one alone with: cargo test --release NAME
 

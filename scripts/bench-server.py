@@ -11,13 +11,14 @@ as a line of JSON; a table of medians follows on standard error. Run it on an ot
 Each arm is a server process of its own with as many slots as the most clients; only one of them computes at a time.
 Every client asks its share of the prompts one after the other, greedily. All arms answer the same prompts, and no server
 sees one twice: it would draft from its own earlier answer. Answers are of different lengths, as in life: were they all equally
-long, the clients of a server without drafts would ask in step for ever, and it would read all their prompts in one call.
+long, the clients of a server without drafts would ask in step to the end, and it would read all their prompts in one call.
 """
 
 import argparse
 import itertools
 import json
 import os
+import random
 import statistics
 import sys
 import threading
@@ -60,7 +61,7 @@ def arguments():
     parser.add_argument("--prompts", help="questions, one JSON object a line with `turns`, as for aded bench")
     parser.add_argument("--clients", default="1,2,4,8", help="numbers of clients")
     parser.add_argument("--requests", type=int, default=20, help="requests of each measurement")
-    parser.add_argument("--tokens", type=int, default=128, help="most tokens of an answer, on average: from half to three halves")
+    parser.add_argument("--tokens", type=int, default=128, help="limit of an answer's tokens, on average")
     parser.add_argument("--repetitions", type=int, default=3, help="measurements of each arm at each number of clients")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of each server")
     parser.add_argument("--context", type=int, default=2048, help="tokens of each slot's context")
@@ -98,17 +99,18 @@ class Client(Server):
 
 def measure(server, prompts, n_clients, n_tokens):
     """Lets so many clients ask all prompts."""
-    # 37 is coprime to most numbers, so that lengths are spread over the range, in the same way for every arm.
-    most = (n_tokens // 2 + 37 * index % (n_tokens + 1) for index in itertools.count())
-    waiting, answers, lock = list(zip(prompts, most)), [], threading.Lock()
+    # The same limits for every arm.
+    numbers = random.Random(0)
+    limits = [numbers.randint(max(1, n_tokens // 2), n_tokens * 3 // 2) for _ in prompts]
+    waiting, answers, lock = list(zip(prompts, limits)), [], threading.Lock()
 
     def client():
         while True:
             with lock:
                 if not waiting:
                     return
-                prompt, most_tokens = waiting.pop(0)
-            answer = server.ask(prompt, most_tokens)
+                prompt, limit = waiting.pop(0)
+            answer = server.ask(prompt, limit)
             with lock:
                 answers.append(answer)
 

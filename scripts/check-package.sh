@@ -13,6 +13,7 @@ cd "$here/.."
 # The registry takes no more.
 limit=$((10 * 1024 * 1024))
 target=${CARGO_TARGET_DIR:-$PWD/target}
+include=$PWD/scripts/gcc-vectors.cmake
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
 
 cargo package --locked --no-verify --allow-dirty --quiet
@@ -26,7 +27,7 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 tar -xzf "$crate" -C "$folder"
 cd "$folder/aded-$version"
-export CARGO_TARGET_DIR=$target RUSTFLAGS="${RUSTFLAGS:--C target-cpu=native}"
+export CARGO_TARGET_DIR=$target CMAKE_PROJECT_INCLUDE=$include RUSTFLAGS="${RUSTFLAGS:--C target-cpu=native}"
 cargo build --locked --no-default-features --examples
 if [ "${1:-}" != core ]; then
     cargo build --locked --release --examples

@@ -115,7 +115,8 @@ pub struct CostTable {
 /// The costs of the round at hand: for each allowed number of rows the expected milliseconds.
 #[derive(Clone, Debug)]
 pub struct CostCurve {
-    /// Milliseconds of a round with this many rows, sampling left out. Infinite where the size is not allowed.
+    /// Milliseconds to reckon with for this many rows: the round, a change of the number of rows before it, and one after it as far as it
+    /// is likely; sampling left out. Infinite where the size is not allowed.
     pub ms: [f32; MAX_DRAFT_ROWS + 1],
     /// Milliseconds for sampling each emitted token.
     pub sample_ms: f32,
@@ -161,7 +162,7 @@ impl CostTable {
         }
         self.last_rows = rows;
         // Plain rounds of several sequences have lines of their own.
-        self.last_drafted = line == rows && rows > 1;
+        self.last_drafted = (2..=MAX_DRAFT_ROWS).contains(&line);
         if n_sampled > 0 && sampling_ms.is_finite() {
             let each = sampling_ms / n_sampled as f32;
             self.sample_ms += (each - self.sample_ms) * if self.sample_ms == 0.0 { 1.0 } else { 0.05 };
@@ -275,7 +276,7 @@ impl CostTable {
         }
         let switch_ms = self.switch_within(plain_ms);
         for (rows, ms) in ms.iter_mut().enumerate() {
-            // A draft between plain rounds costs two: the way back is as dear as the way there.
+            // A draft between plain rounds costs two changes, there and back.
             let n_switches = f32::from(u8::from(rows != self.last_rows)) + self.changes[usize::from(rows > n_roots)];
             *ms += n_switches * switch_ms;
         }

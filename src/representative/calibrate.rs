@@ -30,7 +30,7 @@ const N_INPUTS: usize = Source::COUNT + 1;
 /// After this many outcomes a bucket's share is a moving average.
 const BUCKET_MEMORY: f32 = 400.0;
 
-/// Step of the weights at the start and at the end of learning.
+/// Step of the weights at the start and at the end of learning (benches/record/2026-11-30).
 const STEP: (f32, f32) = (0.02, 0.004);
 
 /// The proposals of all sources for one context, before calibration.
@@ -119,7 +119,7 @@ impl WeightSet {
         step
     }
 
-    /// Moves the weights by `step` against an error.
+    /// Moves the weights so that the error shrinks.
     fn learn(&mut self, step: f32, error: f32, inputs: &[f32; N_INPUTS]) {
         for (weight, input) in self.weights.iter_mut().zip(inputs) {
             *weight = (*weight + step * error * input).clamp(-1.0, 3.0);

@@ -22,7 +22,8 @@ pub(super) struct Pass {
 }
 
 /// How far ahead of its use a weight is asked for, in bytes. The memory's latency times a core's share of its bandwidth is
-/// about half of this; the processor's own prefetchers stop at the ends of pages.
+/// about a quarter of this, and half as far was 4 to 6 % slower (benches/record/2026-11-30); the processor's own prefetchers stop at
+/// the ends of pages.
 const AHEAD: usize = 8192;
 
 impl Pass {

@@ -6,7 +6,7 @@ use crate::representative::Source;
 /// Words of a calibration.
 pub(crate) const WORDS: usize = 2 * Source::COUNT * N_BUCKETS + (N_KINDS + N_NAMERS) * (N_INPUTS + 1);
 
-/// Raised whenever buckets or kinds change their meaning, so that older files' calibrations are not misread.
+/// Raised whenever buckets, kinds or weights change their meaning, so that older files' calibrations are not misread.
 const MEANING: u64 = 2;
 
 impl Calibration {
