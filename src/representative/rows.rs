@@ -46,6 +46,14 @@ pub fn token_key(last: Token) -> u64 {
     pair_key(NO_TOKEN, last)
 }
 
+/// Where a context's row lies, if it is held.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    first: usize,
+    /// Bit i is set if the context is at place i of its set.
+    ways: u8,
+}
+
 /// The table.
 #[derive(Clone, Debug)]
 pub struct RowTable {
@@ -63,8 +71,22 @@ impl RowTable {
 
     /// The successors of a context.
     pub fn get(&self, key: u64) -> Option<&Row> {
+        self.row(self.place(key))
+    }
+
+    /// Looks for a context without a branch, so that the processor waits for the memory once where several are looked for in a row: a
+    /// table is larger than its caches.
+    #[inline]
+    pub(crate) fn place(&self, key: u64) -> Place {
         let first = self.set(key);
-        self.rows[first..first + WAYS].iter().find(|row| row.key == key && row.stamp != 0)
+        let held = |(way, row): (usize, &Row)| u8::from((row.key == key) & (row.stamp != 0)) << way;
+        Place { first, ways: self.rows[first..first + WAYS].iter().enumerate().map(held).sum() }
+    }
+
+    /// The row at a place of this table.
+    #[inline]
+    pub(crate) fn row(&self, place: Place) -> Option<&Row> {
+        (place.ways != 0).then(|| &self.rows[place.first + place.ways.trailing_zeros() as usize])
     }
 
     /// The successors of a context, for writing. A new context takes an empty place or the place that was written longest ago.

@@ -1,5 +1,6 @@
 //! All sources together, as one sequence sees them.
 
+use std::hint::black_box;
 use std::sync::Arc;
 
 use crate::config::RepresentativeConfig;
@@ -8,7 +9,7 @@ use crate::representative::copy::CopyIndex;
 use crate::representative::corpus::Corpus;
 use crate::representative::overlay::{ONE, Overlay};
 use crate::representative::recall::{Recall, TopRow};
-use crate::representative::rows::Row;
+use crate::representative::rows::{Row, pair_key, token_key};
 use crate::representative::{Candidate, Context, MAX_CANDIDATES, Predict, Source, Successors};
 use crate::token::Token;
 
@@ -111,6 +112,11 @@ impl View<'_> {
     pub fn proposals(&self, context: &Context) -> Proposals {
         let mut proposals = Proposals::new(context.depth);
         let (shared, out) = (self.shared, &mut proposals);
+        let (recall, overlay) = (shared.recall.table(), shared.overlay.table());
+        let (pair, token) = (pair_key(context.previous, context.last), token_key(context.last));
+        // All are looked for before the first is used, and not when the compiler thinks fit: four waits for the memory become one.
+        let [recall_pair, overlay_pair, recall_token, overlay_token] =
+            black_box([recall.place(pair), overlay.place(pair), recall.place(token), overlay.place(token)]);
         if shared.enabled(Source::Copy) {
             copy(self.text, context.copy, Source::Copy, out);
         }
@@ -118,10 +124,10 @@ impl View<'_> {
             copy(&shared.log, context.log, Source::Log, out);
         }
         if shared.enabled(Source::RecallPair) {
-            recalled(shared.recall.pair(context.previous, context.last), Source::RecallPair, out);
+            recalled(recall.row(recall_pair), Source::RecallPair, out);
         }
         if shared.enabled(Source::OverlayPair) {
-            counted(shared.overlay.pair(context.previous, context.last), Source::OverlayPair, out);
+            counted(overlay.row(overlay_pair), Source::OverlayPair, out);
         }
         if shared.enabled(Source::Corpus)
             && let Some(corpus) = &shared.corpus
@@ -137,10 +143,10 @@ impl View<'_> {
             }
         }
         if shared.enabled(Source::RecallToken) {
-            recalled(shared.recall.token(context.last), Source::RecallToken, out);
+            recalled(recall.row(recall_token), Source::RecallToken, out);
         }
         if shared.enabled(Source::OverlayToken) {
-            counted(shared.overlay.token(context.last), Source::OverlayToken, out);
+            counted(overlay.row(overlay_token), Source::OverlayToken, out);
         }
         proposals
     }
