@@ -85,9 +85,8 @@ impl Proposals {
 
     /// The kind of context: how long a copy is under way, what the pair is known by, root or deeper.
     fn kind(&self) -> usize {
-        let named = |source: Source| {
-            self.buckets[..self.n].iter().map(|b| b[source as usize]).find(|&b| b != 0 && b != UNKNOWN)
-        };
+        let named =
+            |source: Source| self.buckets[..self.n].iter().map(|b| b[source as usize]).find(|&bucket| names(bucket));
         let copy = named(Source::Copy).map_or(0, |bucket| if bucket <= 2 { 1 } else { 2 });
         let recall = self.silent[Source::RecallPair as usize] == 0;
         let overlay = self.silent[Source::OverlayPair as usize] == 0;
@@ -203,7 +202,7 @@ impl Calibration {
         for (source, &bucket) in buckets.iter().enumerate() {
             if bucket != UNKNOWN {
                 inputs[source] = stretch(self.buckets[source][usize::from(bucket)].share);
-                if bucket != 0 && inputs[source] > highest {
+                if names(bucket) && inputs[source] > highest {
                     (surest, highest) = (Source::ALL[source], inputs[source]);
                 }
             }
@@ -212,10 +211,14 @@ impl Calibration {
     }
 }
 
+/// True for the bucket of a source that names the token.
+fn names(bucket: u8) -> bool {
+    bucket != 0 && bucket != UNKNOWN
+}
+
 /// The sources that name a token, as a number: bit i for [`Source::ALL`]`[i]`.
 fn namers(buckets: &[u8; Source::COUNT]) -> usize {
-    let names = |&bucket: &u8| usize::from(bucket != 0 && bucket != UNKNOWN);
-    buckets.iter().enumerate().map(|(source, bucket)| names(bucket) << source).sum()
+    buckets.iter().enumerate().map(|(source, &bucket)| usize::from(names(bucket)) << source).sum()
 }
 
 /// Level of a probability, 0..15, finer near both ends.

@@ -83,10 +83,10 @@ impl ModelSubject {
         subject.plain_params = ContextParams { max_leaves: 1, max_logits_rows: 1, ..subject.params.clone() };
         subject.stock_params = subject.plain_params.clone();
         if subject.params.flash_attention == FlashAttention::Auto {
-            let texts = subject.typical_texts(questions)?;
-            subject.plain_params.flash_attention = subject.faster_attention(Mode::Plain, &texts)?;
+            let (text, used_cells) = subject.typical_lengths(questions)?;
+            subject.plain_params.flash_attention = subject.faster_attention(Mode::Plain, &text, used_cells)?;
             if subject.stock.is_some() {
-                subject.stock_params.flash_attention = subject.faster_attention(Mode::Stock, &texts)?;
+                subject.stock_params.flash_attention = subject.faster_attention(Mode::Stock, &text, used_cells)?;
             }
         }
         Ok((subject, left_out))
@@ -148,8 +148,9 @@ impl ModelSubject {
         Ok(left_out)
     }
 
-    /// Tokens of the questions, as many as a short prompt has, a middling and a long one: the middle of each third of them.
-    fn typical_texts(&self, questions: &[Question]) -> anyhow::Result<[Vec<Token>; 3]> {
+    /// The questions' tokens, and how many cells a short prompt, a middling and a long one use before its last token: the middle of each
+    /// third of them.
+    fn typical_lengths(&self, questions: &[Question]) -> anyhow::Result<(Vec<Token>, [usize; 3])> {
         let mut lengths = Vec::new();
         let mut text = Vec::new();
         for question in questions {
@@ -158,11 +159,12 @@ impl ModelSubject {
             text.extend(prompt);
         }
         lengths.sort_unstable();
-        Ok([1, 3, 5].map(|sixth| text[..lengths[lengths.len() * sixth / 6].max(2).min(text.len())].to_vec()))
+        let used_cells = [1, 3, 5].map(|sixth| lengths[lengths.len() * sixth / 6].max(2).min(text.len()) - 1);
+        Ok((text, used_cells))
     }
 
-    /// The attention with which the texts together take less time: one is faster for short texts, the other for long ones.
-    fn faster_attention(&self, mode: Mode, texts: &[Vec<Token>]) -> anyhow::Result<FlashAttention> {
+    /// The attention with which steps at all lengths together take less time: one is faster for short texts, the other for long ones.
+    fn faster_attention(&self, mode: Mode, text: &[Token], used_cells: [usize; 3]) -> anyhow::Result<FlashAttention> {
         self.enter(mode);
         let mut best = (FlashAttention::On, f64::INFINITY);
         for flash_attention in [FlashAttention::On, FlashAttention::Off] {
@@ -172,11 +174,11 @@ impl ModelSubject {
                 // A quantised memory needs fused attention.
                 continue;
             }
+            let mut target = Target::new(model.clone(), &params)?;
+            target.set_cancel_flag(self.cancel.clone());
             let mut ms = 0.0;
-            for text in texts {
-                let mut target = Target::new(model.clone(), &params)?;
-                target.set_cancel_flag(self.cancel.clone());
-                ms += curve::curve(&mut target, text, text.len() - 1, &[1], "")?[0].ms;
+            for used_cells in used_cells {
+                ms += curve::curve(&mut target, text, used_cells, &[1], "")?[0].ms;
             }
             if ms < best.1 {
                 best = (flash_attention, ms);
